@@ -186,6 +186,15 @@ class Facts:
     ) -> None:
         assert run_probe([*programs.probe, "poison", server.address]) == ["82", "40 culprit INVALID_FIELD", "1"]
 
+    def test_labels_find_jobs_and_their_events(self, server: InteropServer, programs: Programs) -> None:
+        assert run_probe([*programs.probe, "labels", server.address]) == [
+            "first third",
+            "third",
+            "processing-job.queued third acme",
+            "processing-job.cancelled third acme",
+            "InvalidArgument jobstate INVALID_FIELD field=labels",
+        ]
+
     def test_a_server_that_is_dead_behind_nginx_is_noticed_by_its_heartbeats(
         self, server: InteropServer, programs: Programs, tmp_path: Path
     ) -> None:

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -60,6 +61,8 @@ func main() {
 		err = large(ctx, jobs, os.Args[3])
 	case "poison":
 		err = poison(ctx, jobs)
+	case "labels":
+		err = labels(ctx, jobs)
 	}
 	if err != nil {
 		log.Fatal(err)
@@ -208,6 +211,53 @@ func poison(ctx context.Context, jobs jobstatev1.JobServiceClient) error {
 		fmt.Println(strings.Join(append([]string{strconv.Itoa(accepted)}, refused...), " "))
 	}
 	return stream.CloseSend()
+}
+
+// labels creates jobs with labels, and prints those that List finds by them, then the events that a watch finds.
+func labels(ctx context.Context, jobs jobstatev1.JobServiceClient) error {
+	for id, labels := range map[string]map[string]string{
+		"first":  {"tenant": "acme", "app/release": "7.1"},
+		"second": {"tenant": "other", "app/release": "7.1"},
+		"third":  {"tenant": "acme", "app/release": "Zoë"},
+	} {
+		if _, err := jobs.Create(ctx, &jobstatev1.CreateRequest{Id: id, JobType: "default", Labels: labels}); err != nil {
+			return err
+		}
+	}
+	if _, err := jobs.Cancel(ctx, &jobstatev1.CancelRequest{Id: "third"}); err != nil {
+		return err
+	}
+	for _, wanted := range []map[string]string{{"tenant": "acme"}, {"tenant": "acme", "app/release": "Zoë"}} {
+		found, err := jobs.List(ctx, &jobstatev1.ListRequest{Labels: wanted})
+		if err != nil {
+			return err
+		}
+		var ids []string
+		for _, job := range found.Jobs {
+			ids = append(ids, job.Id)
+		}
+		slices.Sort(ids)
+		fmt.Println(strings.Join(ids, " "))
+	}
+	stream, err := jobs.WatchEvents(ctx, &jobstatev1.WatchEventsRequest{
+		Labels:   map[string]string{"app/release": "Zoë"},
+		Position: &jobstatev1.WatchEventsRequest_Start{Start: jobstatev1.WatchStart_WATCH_START_EARLIEST},
+		Follow:   proto.Bool(false),
+	})
+	for err == nil {
+		var response *jobstatev1.WatchEventsResponse
+		if response, err = stream.Recv(); err == nil {
+			for _, event := range response.Events {
+				fmt.Println(event.Name, event.Job.Id, event.Job.Labels["tenant"])
+			}
+		}
+	}
+	if err != io.EOF {
+		return err
+	}
+	_, err = jobs.Create(ctx, &jobstatev1.CreateRequest{JobType: "default", Labels: map[string]string{"a=b": ""}})
+	tell(err)
+	return nil
 }
 
 // nested is a document with this many levels.

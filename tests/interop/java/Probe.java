@@ -15,12 +15,15 @@ import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import io.grpc.protobuf.StatusProto;
 import io.grpc.stub.StreamObserver;
+import io.jobstate.v1.CancelRequest;
 import io.jobstate.v1.CreateRequest;
 import io.jobstate.v1.EventType;
 import io.jobstate.v1.GetRequest;
+import io.jobstate.v1.Job;
 import io.jobstate.v1.JobServiceGrpc;
 import io.jobstate.v1.JobServiceGrpc.JobServiceBlockingStub;
 import io.jobstate.v1.ListJobTypesRequest;
+import io.jobstate.v1.ListRequest;
 import io.jobstate.v1.StreamUpdatesRequest;
 import io.jobstate.v1.StreamUpdatesResponse;
 import io.jobstate.v1.UpdateOutcome;
@@ -33,6 +36,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 import java.util.stream.Collectors;
@@ -61,6 +65,7 @@ public final class Probe {
         case "deadline" -> deadline(jobs);
         case "large" -> large(jobs, Integer.parseInt(arguments[2]));
         case "poison" -> poison(channel);
+        case "labels" -> labels(jobs);
         default -> throw new IllegalArgumentException("no such kind: " + arguments[0]);
       }
     } finally {
@@ -196,6 +201,30 @@ public final class Probe {
       System.out.println(accepted + told.collect(Collectors.joining()));
     }
     requests.onCompleted();
+  }
+
+  /** Creates jobs with labels, and prints those that List finds by them, then the events that a watch finds. */
+  private static void labels(JobServiceBlockingStub jobs) throws Exception {
+    var labelled = Map.of(
+        "first", Map.of("tenant", "acme", "app/release", "7.1"),
+        "second", Map.of("tenant", "other", "app/release", "7.1"),
+        "third", Map.of("tenant", "acme", "app/release", "Zo\u00eb"));
+    labelled.forEach((id, labels) -> jobs.create(
+        CreateRequest.newBuilder().setId(id).setJobType("default").putAllLabels(labels).build()));
+    jobs.cancel(CancelRequest.newBuilder().setId("third").build());
+    for (var wanted : List.of(Map.of("tenant", "acme"), labelled.get("third"))) {
+      var found = jobs.list(ListRequest.newBuilder().putAllLabels(wanted).build());
+      System.out.println(found.getJobsList().stream().map(Job::getId).sorted().collect(Collectors.joining(" ")));
+    }
+    var watch = WatchEventsRequest.newBuilder()
+        .putLabels("app/release", "Zo\u00eb").setStart(WatchStart.WATCH_START_EARLIEST).setFollow(false);
+    jobs.watchEvents(watch.build()).forEachRemaining(response -> {
+      for (var event : response.getEventsList()) {
+        var job = event.getJob();
+        System.out.println(event.getName() + " " + job.getId() + " " + job.getLabelsOrThrow("tenant"));
+      }
+    });
+    tell(() -> jobs.create(CreateRequest.newBuilder().setJobType("default").putLabels("a=b", "").build()));
   }
 
   /** A document with this many levels. */

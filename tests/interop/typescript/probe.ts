@@ -103,6 +103,31 @@ async function poison(jobs: Jobs): Promise<void> {
   }
 }
 
+/** Creates jobs with labels, and prints those that List finds by them, then the events that a watch finds. */
+async function labels(jobs: Jobs): Promise<void> {
+  const labelled: Record<string, Record<string, string>> = {
+    first: { tenant: "acme", "app/release": "7.1" },
+    second: { tenant: "other", "app/release": "7.1" },
+    third: { tenant: "acme", "app/release": "Zoë" },
+  };
+  for (const [id, labels] of Object.entries(labelled)) {
+    await jobs.create({ id, jobType: "default", labels });
+  }
+  await jobs.cancel({ id: "third" });
+  const filters: Record<string, string>[] = [{ tenant: "acme" }, { tenant: "acme", "app/release": "Zoë" }];
+  for (const labels of filters) {
+    const found = await jobs.list({ labels });
+    console.log(found.jobs.map(({ id }) => id).sort().join(" "));
+  }
+  const position = { case: "start", value: WatchStart.EARLIEST } as const;
+  for await (const { events } of jobs.watchEvents({ labels: { "app/release": "Zoë" }, position, follow: false })) {
+    for (const { name, job } of events) {
+      console.log(`${name} ${job!.id} ${job!.labels["tenant"]}`);
+    }
+  }
+  await jobs.create({ jobType: "default", labels: { "a=b": "" } }).catch(tell);
+}
+
 /** A document with this many levels. */
 function nested(levels: number): JsonObject {
   let document: JsonObject = {};
@@ -142,5 +167,6 @@ const kinds: Record<string, () => Promise<void>> = {
   deadline: () => deadline(jobs),
   large: () => large(jobs, Number(argument)),
   poison: () => poison(jobs),
+  labels: () => labels(jobs),
 };
 await kinds[kind!]!();
