@@ -123,13 +123,6 @@ class OfType:
             yield made_ready
 
 
-    def ready_since(self, name: str, sequence: int) -> Iterator[LogEntry]:
-        """What made those jobs of a lane ready that are so now, or were so after an event."""
-        yield from self.ready[name].values()
-        for _, made_ready in takewhile(lambda left: left[0] > sequence, reversed(self.left[name])):
-            yield made_ready
-
-
 class Replay:
     """The lanes of all types, before each event."""
 
