@@ -13,8 +13,10 @@ from jobstate.v1 import event_pb2, job_pb2
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.events import Detail, Event, EventType, erased_check, is_erased
 from jobstate_server.domain.job import Job, JobState
-from jobstate_server.wire.events import complete_event, encode_event, erase_event
-from jobstate_server.wire.jobs import encode_whole, with_names, with_version
+from jobstate_server.domain.labels import to_text
+from jobstate_server.wire.events import complete_event, encode_event, erase_event, has_labels, labels_in
+from jobstate_server.wire.jobs import LABELS, encode_whole, with_names, with_version
+from jobstate_server.wire.watch import carries_metadata
 
 from .strategies import a_document, job_details, jobs, moments
 from .support import as_sent
@@ -27,6 +29,8 @@ NEW = Job(
     ready_time=1_700_000_000_000_009,
 )
 """Created at the time of its event, and ready since then."""
+
+OF_ACME = (("tenant", "acme"),)
 
 RUNNING = replace(NEW, state=JobState.PROCESSING, update_time=1_700_000_009_000_000, metadata=a_document(a=1))
 
@@ -96,4 +100,18 @@ def test_an_erased_event_has_its_order_type_time_and_states_only(job: Job, type_
     assert (sent.sequence, sent.type, sent.erased, sent.actor) == (7, int(type_), True, "")
     assert (sent.previous_state, sent.job.state, sent.job.version) == (int(JobState.QUEUED), int(job.state), 7)
     fields = {field.name for field, _ in sent.job.ListFields()}
-    assert fields <= {"id", "job_type", "state", "version", "create_time", "update_time", "ready_time"}
+    assert fields <= {"id", "job_type", "state", "version", "update_time"}
+
+
+@pytest.mark.parametrize("check", [0, 2**32 - 1, int.from_bytes(LABELS + b"\xff\xff", "little")])
+def test_an_erased_event_has_neither_labels_nor_metadata_whatever_its_check_is(check: int) -> None:
+    job = replace(RUNNING, labels=to_text(dict(OF_ACME)))
+    encoded = encode_event(Event(EventType.PROGRESS, 0, "", JobState.PROCESSING, job, with_metadata=True))
+    left = erase_event(encoded.payload, check).payload
+
+    assert (labels_in(encoded.payload), carries_metadata(EventType.PROGRESS, encoded.payload)) == (OF_ACME, True)
+    assert (labels_in(left), has_labels(left, OF_ACME), carries_metadata(EventType.PROGRESS, left)) == (
+        (),
+        False,
+        False,
+    )

@@ -238,8 +238,11 @@ def complete_event(
     The sequence and the job's version are equal in an event. A parser merges the two parts of the job.
     """
     number = varint(sequence)
+    is_new = event_type == EventType.QUEUED
     if is_erased(payload):
         payload = without_erased_check(payload)
+        # When a delayed job was to be ready is not kept.
+        is_new = False
     elif is_whole(payload):
         version = _JOB_VERSION + number
         return b"".join((payload, _SEQUENCE, number, _JOB, varint(len(version)), version))
@@ -248,7 +251,7 @@ def complete_event(
         job_type,
         source_id,
         None if event_type == EventType.DELETED else time,
-        is_new=event_type == EventType.QUEUED,
+        is_new=is_new,
     )
     head = (_KINDS[event_type], _SEQUENCE, number, _TIME, encoded_time(time))
     length = varint(len(known) + len(_JOB_VERSION) + len(number))
@@ -257,8 +260,9 @@ def complete_event(
 
 @lru_cache(_LABELS_CACHED)
 def labels_in(payload: bytes) -> Labels:
-    """The labels of the job in an event of the log."""
-    if LABELS not in payload:
+    """The labels of the job in an event of the log. One that was erased has none."""
+    # The check of an erased event is no field, and may be the bytes of any.
+    if LABELS not in payload or is_erased(payload):
         return ()
     return tuple(event_pb2.Event.FromString(payload).job.labels.items())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from jobstate.v1 import event_pb2, job_service_pb2
-from jobstate_server.domain.events import EventType
+from jobstate_server.domain.events import EventType, is_erased
 from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import Job
 from jobstate_server.wire.framing import embed, length_tag, varint
@@ -59,5 +59,7 @@ def draining_response(cursor: str, reconnect_after: int) -> bytes:
 
 
 def carries_metadata(event_type: int, payload: bytes) -> bool:
-    """Whether an event of the log is a progress event with metadata."""
-    return event_type == EventType.PROGRESS and event_pb2.Event.FromString(payload).job.HasField("metadata")
+    """Whether an event of the log is a progress event with metadata. One that was erased has none."""
+    if event_type != EventType.PROGRESS or is_erased(payload):
+        return False
+    return event_pb2.Event.FromString(payload).job.HasField("metadata")

@@ -224,7 +224,7 @@ type Event struct {
 	Job *Job `protobuf:"bytes,7,opt,name=job,proto3" json:"job,omitempty"`
 	// True when Erase has taken from this event what it said of its job. It has no actor and no detail, whatever its
 	// type: only its sequence, type, name and time, previous_state, and what `job` says. A `.deleted` that is erased
-	// passes every filter of source_ids, because it no longer tells of which source the job was.
+	// passes every filter of source_ids and labels, because it no longer tells which ones the job had.
 	Erased bool `protobuf:"varint,8,opt,name=erased,proto3" json:"erased,omitempty"`
 	// What this kind of event adds to the job. Unset for the kinds that add nothing: `.queued`, `.progress`,
 	// `.completed`, `.deleted`, `.ready` and `.waiting`.

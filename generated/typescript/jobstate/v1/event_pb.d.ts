@@ -78,7 +78,7 @@ export declare type Event = Message<"jobstate.v1.Event"> & {
   /**
    * True when Erase has taken from this event what it said of its job. It has no actor and no detail, whatever its
    * type: only its sequence, type, name and time, previous_state, and what `job` says. A `.deleted` that is erased
-   * passes every filter of source_ids, because it no longer tells of which source the job was.
+   * passes every filter of source_ids and labels, because it no longer tells which ones the job had.
    *
    * @generated from field: bool erased = 8;
    */
