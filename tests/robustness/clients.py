@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from jobstate.v1 import job_service_pb2 as pb
 
 from ..support.calls import struct
 from ..support.waiting import pause
-from .history import ANSWERED, REFUSED, UNKNOWN, Acquiring, Call, Pausing
+from .history import ANSWERED, REFUSED, UNKNOWN, Acquiring, Bulk, Call, Erasing, Pausing
 from .recording import Ending, Recorder, ending_of, state_name
 from .server_process import JOB_TYPES
 
@@ -40,6 +41,15 @@ REPEATED = frozenset({"DRAINING", "OVERLOADED", "STORE_UNAVAILABLE"})
 
 MOVES = 0.1
 """How likely a client makes its next call at another replica, without need."""
+
+TENANTS = ("acme", "Zoë", "")
+"""Values of a label of most jobs."""
+
+BATCHED, SINGLE = "batch", "single"
+"""Of the jobs with labels some are in the batch that this one names; the others are of this kind."""
+
+PRIVATE = "private-"
+"""Sources of which all jobs are erased, one after the other, have a number after this."""
 
 
 class Stubs:
@@ -67,6 +77,8 @@ class Shared:
     calls: list[Call] = field(default_factory=list)
     acquires: list[Acquiring] = field(default_factory=list)
     pauses: list[Pausing] = field(default_factory=list)
+    bulks: list[Bulk] = field(default_factory=list)
+    erasings: list[Erasing] = field(default_factory=list)
     job_ids: list[str] = field(default_factory=list)
     """Jobs that were created, or may have been."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -76,6 +88,18 @@ class Shared:
     """Calls with a request id that are over, each with its request."""
     present: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while the clients are there. Cleared, none begins another call."""
+    batch: int = 0
+    """The batch that jobs are created in now."""
+    private: int = 0
+    """The number of the private source that jobs are created with now."""
+    in_flight: Counter[str] = field(default_factory=Counter)
+    """Ids and sources in calls under way that may create their jobs."""
+    created: dict[str, float] = field(default_factory=dict)
+    """When the call was over that was to create each job."""
+    of_source: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """The jobs that may have been created with a private source."""
+    forgotten: set[str] = field(default_factory=set)
+    """Jobs that are to be erased. Their creation is not repeated."""
 
     def __post_init__(self) -> None:
         self.present.set()
@@ -87,6 +111,36 @@ class Shared:
             await self.stack.enter_async_context(each.channel)
         return stubs
 
+    @property
+    def private_source(self) -> str:
+        """The source that some jobs are created with now."""
+        return f"{PRIVATE}{self.private}"
+
+    @contextmanager
+    def creation(self, request: Message) -> Iterator[None]:
+        """A call that may create jobs is under way. Any other call is nothing to this."""
+        requests = _creations(request)
+        names = [name for each in requests for name in (each.id, each.source_id) if name]
+        for each in requests:
+            if each.source_id.startswith(PRIVATE):
+                self.of_source[each.source_id].add(each.id)
+        self.in_flight.update(names)
+        try:
+            yield
+        finally:
+            self.in_flight.subtract(names)
+            self.created.update((each.id, self.now()) for each in requests if each.id)
+
+    def meet(self, job_ids: Iterable[str]) -> None:
+        """Let everybody know of jobs whose ids the server has made."""
+        new = [job_id for job_id in job_ids if job_id not in self.created]
+        self.job_ids += new
+        self.created.update(dict.fromkeys(new, self.now()))
+
+    def may_repeat(self, request: Message) -> bool:
+        """Whether a repeat of this call cannot create a job that was erased once more."""
+        return self.forgotten.isdisjoint(each.id for each in _creations(request))
+
     def mark(self) -> str:
         """Text that no other call carries."""
         self.marks += 1
@@ -96,6 +150,17 @@ class Shared:
     def now() -> float:
         """Seconds of the run's clock."""
         return asyncio.get_running_loop().time()
+
+
+def _creations(request: Message) -> Sequence[pb.CreateRequest]:
+    if isinstance(request, pb.BatchCreateRequest):
+        return request.requests
+    return [request] if isinstance(request, pb.CreateRequest) else []
+
+
+def label_texts(labels: Mapping[str, str]) -> tuple[str, ...]:
+    """Labels as histories have them."""
+    return tuple(sorted(f"{key}={value}" for key, value in labels.items()))
 
 
 def note_failure(call: Call, error: grpc.aio.AioRpcError) -> None:
@@ -216,9 +281,21 @@ class Client:
         self._shared.job_ids.append(job_id)
         return job_id
 
+    def _source(self) -> str:
+        is_private = self._rng.random() < 0.15
+        return self._shared.private_source if is_private else f"source-{self._rng.randrange(4)}"
+
+    def _labels(self) -> dict[str, str]:
+        """Labels of a new job: mostly some."""
+        kind = self._rng.random()
+        if kind < 0.4:
+            return {}
+        own = {BATCHED: str(self._shared.batch)} if kind < 0.6 else {"kind": SINGLE}
+        return {"tenant": self._rng.choice(TENANTS), **own}
+
     def _create_request(self, job_id: str, mark: str) -> pb.CreateRequest:
-        source_id = f"source-{self._rng.randrange(4)}"
-        request = pb.CreateRequest(id=job_id, job_type=self._rng.choice(list(JOB_TYPES)), source_id=source_id)
+        job_type = self._rng.choice(list(JOB_TYPES))
+        request = pb.CreateRequest(id=job_id, job_type=job_type, source_id=self._source(), labels=self._labels())
         if mark:
             request.metadata.CopyFrom(struct(mark=mark, owner=self.name))
         return request
@@ -276,6 +353,10 @@ class Client:
 
     async def _make(self, call: Call, request: Message) -> job_pb2.Job | None:
         """Make a call; repeat one whose outcome is unknown if it has a request id, now and then."""
+        with self._shared.creation(request):
+            return await self._make_it(call, request)
+
+    async def _make_it(self, call: Call, request: Message) -> job_pb2.Job | None:
         await self._shared.present.wait()
         if self._rng.random() < MOVES:
             self._move()
@@ -301,6 +382,7 @@ class Client:
             self._shared.repeatable.append((call, request))
         job: job_pb2.Job | None = getattr(answer, "job", None)
         if job is not None:
+            call.existing = getattr(answer, "existing", False)
             # A Create may leave the id to the server.
             call.job_id = call.job_id or job.id
             call.version, call.attempt, call.state = job.version, job.attempt, state_name(job.state)

@@ -7,7 +7,9 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
+from .bulk_operators import BulkOperator, Recreator
 from .clients import Client, Shared, Stubs
+from .erasers import Eraser
 from .history import History, Watcher
 from .lossy_proxy import LossyProxy, lossy_proxy
 from .operators import Operator
@@ -49,6 +51,9 @@ class Company:
         for index in range(PLANNERS):
             await self._add(Planner, f"planner-{index}")
         await self._add(Operator, "operator")
+        await self._add(Recreator, "recreator")
+        await self._add(BulkOperator, "bulk-operator")
+        await self._add(Eraser, "eraser")
         self.proxy = await self.shared.stack.enter_async_context(
             lossy_proxy(self.shared.addresses, self._random("proxy"))
         )
@@ -95,8 +100,10 @@ class Company:
             }
         )
         for client in self.clients:
-            if isinstance(client, Worker):
+            if isinstance(client, (Worker, BulkOperator, Eraser)):
                 met.update(client.counts)
+            elif isinstance(client, Recreator):
+                met["jobs recreated by themselves"] += client.recreated
             elif isinstance(client, Planner):
                 met["graphs and groups"] += client.planned
             elif isinstance(client, Operator):

@@ -39,7 +39,9 @@ def repeatable(world: World) -> Iterator[str]:
     """P9: a lost answer costs nothing: a call of Acquire hands out once, and each answer has what is still claimed."""
     for call in world.history.acquires:
         entries = world.hand_outs.get(call.worker, [])
-        if call.request_id or call.tries == 1:
+        # Once one of its jobs is erased, so is its request id: what was a repeat is a new call.
+        is_forgotten = any(world.by_job[entry.event.job_id][-1].is_erased for entry in entries)
+        if (call.request_id and not is_forgotten) or call.tries == 1:
             sequences = [entry.event.sequence for entry in entries]
             at_once = not sequences or sequences == list(range(sequences[0], sequences[0] + len(sequences)))
             yield HOLDS if at_once else f"{call} claimed jobs more than once: {sequences}"

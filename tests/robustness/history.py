@@ -6,8 +6,7 @@ A history is written by a run (or by hand) and read by ``validators``; neither n
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,10 @@ class EventRecord:
     """Whether it carries metadata."""
     digest: int = 0
     """Of the whole event: two who saw the same event have the same digest."""
+    labels: tuple[str, ...] = ()
+    """Of the job, each as key=value."""
+    erased: bool = False
+    """Whether Erase has taken from it what it said of the job."""
 
 
 @dataclass(slots=True)
@@ -60,6 +63,15 @@ class LogEntry:
     """Who made it: ``server`` what it did by itself."""
     detail: dict[str, Any] = field(default_factory=dict)
     """What this kind of event adds to the job."""
+    left: EventRecord | None = None
+    """The event as Erase has left it, if it was written before: the rest of this entry is what it was until then."""
+    remains: dict[str, Any] = field(default_factory=dict)
+    """Everything that an erased event says."""
+
+    @property
+    def is_erased(self) -> bool:
+        """Whether the log no longer has what the event said."""
+        return self.event.erased or self.left is not None
 
     def __str__(self) -> str:
         """Enough to find it in the history that is kept."""
@@ -110,6 +122,8 @@ class Stream:
     """How it ended: a gRPC code, or LEFT when the watcher broke off by itself."""
     reason: str = ""
     oldest_cursor: str = ""
+    opened: float = 0.0
+    """When, in seconds of the recorder's clock."""
 
 
 @dataclass(slots=True)
@@ -121,17 +135,22 @@ class Watcher:
     job_types: tuple[str, ...] = ()
     source_ids: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    """Each as key=value."""
     latest_progress: bool = False
     streams: list[Stream] = field(default_factory=list)
 
     def wants(self, event: EventRecord, stream: Stream) -> bool:
         """Whether an event is one of those asked for."""
         job_ids = stream.job_ids or self.job_ids
+        # Of an erased job nothing tells the source and the labels: that it is deleted is told to all who ask by these.
+        is_for_all = event.erased and event.type == "DELETED"
         return (
             (not job_ids or event.job_id in job_ids)
             and (not self.job_types or event.job_type in self.job_types)
-            and (not self.source_ids or event.source_id in self.source_ids)
             and (not self.types or event.type in self.types)
+            and (is_for_all or not self.source_ids or event.source_id in self.source_ids)
+            and (is_for_all or set(self.labels) <= set(event.labels))
         )
 
 
@@ -158,7 +177,9 @@ class Call:
     job_ids: tuple[str, ...] = ()
     """Of a batch: every job, in order."""
     names: tuple[str, ...] = ()
-    """Other jobs that a Create names."""
+    """Other jobs that a Create names, or the one that a Recreate does."""
+    existing: bool = False
+    """Whether the answer was a job that was there already, because it has the unique key."""
     poisoned: str = ""
     """Of an update in a stream: whether it cannot be accepted ``itself``, or was sent ``beside`` one that cannot."""
 
@@ -210,6 +231,89 @@ class Pausing:
     """What the answer said: nothing later is handed out, or it goes on after this."""
     invoked: float = 0.0
     returned: float = 0.0
+
+
+@dataclass(slots=True)
+class BulkAnswer:
+    """The answer to one call that changes many jobs."""
+
+    invoked: float
+    returned: float
+    matched: int = 0
+    done: int = 0
+    skipped: int = 0
+    more: bool = False
+    limit_reached: bool = False
+
+
+@dataclass(slots=True)
+class Bulk:
+    """All calls of RecreateMany, RetryMany or CancelMany with one request id."""
+
+    rpc: str
+    request_id: str
+    states: tuple[str, ...] = ()
+    job_types: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    """Each as key=value."""
+    source_id: str = ""
+    worker: str = ""
+    error_code: str = ""
+    limit: int = 0
+    """The most jobs to change. 0: any number."""
+    marker: str = ""
+    """The reason given to CancelMany."""
+    is_alone: bool = False
+    """Whether nobody else recreates jobs with these labels."""
+    invoked: float = 0.0
+    returned: float = 0.0
+    """When the last call was over."""
+    outcome: str = UNKNOWN
+    """That of the last call."""
+    code: str = ""
+    reason: str = ""
+    answers: list[BulkAnswer] = field(default_factory=list)
+    """In the order in which they came, of calls of which some were made at the same time."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether somebody was told that there is no more to do."""
+        return any(not answer.more for answer in self.answers)
+
+    def fits(self, entry: LogEntry) -> bool:
+        """Whether a job has what is wanted of what never changes."""
+        event = entry.event
+        return (
+            set(self.labels) <= set(event.labels)
+            and (not self.job_types or event.job_type in self.job_types)
+            and (not self.source_id or event.source_id == self.source_id)
+        )
+
+
+@dataclass(slots=True)
+class Erasing:
+    """A call of Erase, with its repeats."""
+
+    job_id: str = ""
+    source_id: str = ""
+    outcome: str = UNKNOWN
+    code: str = ""
+    reason: str = ""
+    tries: int = 0
+    invoked: float = 0.0
+    returned: float = 0.0
+    jobs: int = 0
+    """How many jobs the last answer said were deleted."""
+    unfinished: int = 0
+    """And how many were left."""
+
+
+@dataclass(slots=True)
+class Listing:
+    """What List found in the end with one filter. The filter has the names of the fields of ListRequest."""
+
+    wanted: dict[str, Any]
+    job_ids: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +386,8 @@ class History:
     calls: list[Call] = field(default_factory=list)
     acquires: list[Acquiring] = field(default_factory=list)
     pauses: list[Pausing] = field(default_factory=list)
+    bulks: list[Bulk] = field(default_factory=list)
+    erasings: list[Erasing] = field(default_factory=list)
     calm: tuple[float, float] | None = None
     """From when until when nothing was done to the servers, while the workers went on."""
     watchers: list[Watcher] = field(default_factory=list)
@@ -303,6 +409,8 @@ class History:
     needs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """What Get says in the end of the needs of each job that has some: ``job_id``, ``condition``, and perhaps ``met``
     and ``state``."""
+    listings: list[Listing] = field(default_factory=list)
+    """What List finds in the end with each of some filters."""
     recounted: list[str] = field(default_factory=list)
     """What a recount of the store finds wrong with its counts."""
     positions: dict[str, int] = field(default_factory=dict)
@@ -318,66 +426,6 @@ class History:
         """Write it down."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), separators=(",", ":")), "utf-8")
-
-
-def load(path: Path) -> History:
-    """A history that was written down."""
-    data = json.loads(path.read_text("utf-8"))
-    data["calls"] = [_made(Call, call) for call in data["calls"]]
-    data["acquires"] = [_acquiring(acquiring) for acquiring in data.get("acquires", ())]
-    data["policies"] = _policies(data.get("policies", {}))
-    data["configured"] = [
-        Configured(each["after"], [_policies(some) for some in each["policies"]]) for each in data.get("configured", ())
-    ]
-    data["pauses"] = [Pausing(**pausing) for pausing in data.get("pauses", ())]
-    data["calm"] = tuple(data["calm"]) if data.get("calm") else None
-    data["watchers"] = [_watcher(watcher) for watcher in data["watchers"]]
-    data["log"] = [LogEntry(**{**entry, "event": EventRecord(**entry["event"])}) for entry in data["log"]]
-    data["memory"] = [MemorySample(**sample) for sample in data["memory"]]
-    return History(**data)
-
-
-def _policies(data: Mapping[str, Any]) -> Policies:
-    def policy(of_type: Mapping[str, Any]) -> Policy:
-        rates = {name: Rate(**of_type[name]) for name in ("rate", "lane_rate") if of_type.get(name)}
-        return Policy(**{**of_type, **rates})
-
-    return {name: policy(of_type) for name, of_type in data.items()}
-
-
-def _acquiring(data: Mapping[str, Any]) -> Acquiring:
-    answers = [
-        Answer(answer["invoked"], answer["returned"], [(job_id, attempt) for job_id, attempt in answer["jobs"]])
-        for answer in data["answers"]
-    ]
-    acquiring: Acquiring = _made(Acquiring, {**data, "answers": answers})
-    return acquiring
-
-
-def _watcher(data: Mapping[str, Any]) -> Watcher:
-    watcher: Watcher = _made(Watcher, {**data, "streams": [_stream(stream) for stream in data["streams"]]})
-    return watcher
-
-
-def _stream(data: Mapping[str, Any]) -> Stream:
-    responses = [
-        Response(
-            **{
-                **response,
-                "events": [EventRecord(**event) for event in response["events"]],
-                "jobs": [JobRecord(**job) for job in response["jobs"]],
-            }
-        )
-        for response in data["responses"]
-    ]
-    stream: Stream = _made(Stream, {**data, "responses": responses})
-    return stream
-
-
-def _made(kind: type[Any], data: Mapping[str, Any]) -> Any:
-    """A dataclass from JSON, which knows no tuples."""
-    tuples = {item.name for item in fields(kind) if "tuple" in str(item.type)}
-    return kind(**{key: tuple(value) if key in tuples and value is not None else value for key, value in data.items()})
 
 
 def delivered(stream: Stream) -> list[EventRecord]:

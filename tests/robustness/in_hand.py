@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from functools import cached_property
 
-from .history import UNKNOWN, Acquiring, LogEntry
+from .history import UNKNOWN, Acquiring, Bulk, Erasing, LogEntry
 from .world import IN_HAND_S, World
 
 LOOKED_AT_S = 1.0
@@ -55,11 +55,21 @@ class InHand:
             ended = call.returned + (0.0 if is_over else IN_HAND_S)
             for job_id in (*(call.job_ids or (call.job_id,)), *call.names):
                 found[job_id].append((call.invoked, ended))
+        runs: list[Bulk | Erasing] = [*self._world.history.bulks, *self._world.history.erasings]
+        for job_id, entries in self._world.by_job.items():
+            found[job_id] += [(run.invoked, run.returned + IN_HAND_S) for run in runs if _may_look_at(run, entries[0])]
         for acquiring in self._world.history.acquires:
             if acquiring.tries > 1 or acquiring.outcome == UNKNOWN:
                 for entry in self._world.hand_outs.get(acquiring.worker, ()):
                     found[entry.event.job_id].append((acquiring.invoked, acquiring.returned + IN_HAND_S))
         return found
+
+
+def _may_look_at(run: Bulk | Erasing, entry: LogEntry) -> bool:
+    """Whether a run over many jobs may have had this one in hand, if only to find that it is not for it."""
+    if isinstance(run, Erasing):
+        return entry.event.job_id == run.job_id or bool(run.source_id and entry.event.source_id == run.source_id)
+    return run.rpc != "RecreateMany" and run.fits(entry)
 
 
 def _is_after(entry: LogEntry, place: LogEntry) -> bool:

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
 
+from .erasures import ForgottenLanes
 from .history import LogEntry, Policy, Rate
 from .lanes import Counts, Replay
 from .world import HOLDS, World, is_hand_out, lane_of
@@ -35,24 +36,30 @@ def _allows(policy: Policy, entry: LogEntry, of_type: Counts, in_lane: Counts) -
 
 
 def within_rates(world: World) -> Iterator[str]:
-    """P6: in every half-open period at most count + burst - 1 are handed out, of a type and of a lane of it."""
-    times: dict[tuple[int, str, str | None], list[int]] = defaultdict(list)
-    rates: dict[tuple[int, str, str | None], Rate] = {}
+    """P6: in every half-open period at most count + burst - 1 are handed out, of a type and of a lane of it.
+
+    A lane that Erase has forgotten begins anew.
+    """
+    forgotten = ForgottenLanes(world)
+    times: dict[tuple[int, str, str | None, int], list[int]] = defaultdict(list)
+    rates: dict[tuple[int, str, str | None, int], Rate] = {}
     for entry in world.history.log:
         if is_hand_out(entry):
             job_type, sequence = entry.event.job_type, entry.event.sequence
             policies, stretch = world.policies(job_type, sequence), world.stretch(sequence)
             if len(policies) == 1:
                 for lane, rate in ((None, policies[0].rate), (lane_of(entry), policies[0].lane_rate)):
-                    if rate is not None:
-                        times[stretch, job_type, lane].append(entry.time)
-                        rates[stretch, job_type, lane] = rate
+                    if rate is None or (lane is not None and forgotten.perhaps(job_type, lane, sequence)):
+                        continue
+                    life = 0 if lane is None else forgotten.count(job_type, lane, sequence)
+                    times[stretch, job_type, lane, life].append(entry.time)
+                    rates[stretch, job_type, lane, life] = rate
     for key, some in times.items():
         yield from _too_many(key, sorted(some), rates[key])
 
 
-def _too_many(key: tuple[int, str, str | None], times: list[int], rate: Rate) -> Iterator[str]:
+def _too_many(key: tuple[int, str, str | None, int], times: list[int], rate: Rate) -> Iterator[str]:
     for first, time in enumerate(times):
         count = bisect_left(times, time + rate.period) - first
         holds = count <= rate.count + rate.burst - 1
-        yield HOLDS if holds else f"{count} of {key[1:]} were handed out in {rate.period} µs from {time}: {rate}"
+        yield HOLDS if holds else f"{count} of {key[1:3]} were handed out in {rate.period} µs from {time}: {rate}"

@@ -19,6 +19,27 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 _DEPTH_MAX = 3
 
+KNOWN: dict[str, list[str]] = {
+    "id": [*KNOWN_IDS, "new", ""],
+    "job_type": ["default", "quick"],
+    "job_types": ["default", "quick"],
+    "source_id": ["source-1", ""],
+    "source_ids": ["source-1"],
+    "request_id": [f"request-{number}" for number in range(1_000)],
+    "worker": ["worker-1"],
+    "error_code": ["E1"],
+    "labels": ["tenant", "release"],
+}
+"""By field what the server knows, or takes; of a map what its keys are."""
+
+_OF_ONES_OWN = [*KNOWN_IDS[:2], "source-1", ""]
+"""What other texts of a neat request may be."""
+
+_NEEDED = {"id", "job_type", "job_types", "request_id", "filter", "requests", "updates", "attempt"}
+"""Without most of these a call is refused."""
+
+_NUMBERS = [0, 1, 2, 5]
+
 _TEXTS = st.one_of(
     st.sampled_from(KNOWN_IDS),
     st.sampled_from(["", "quick", "default", "x" * 129, "x" * 5_000, "a\0b", "é" * 70, "\u2028", "..", "request-1"]),
@@ -66,10 +87,62 @@ def messages(descriptor: Descriptor, texts: Texts) -> st.SearchStrategy[Message]
     return made()
 
 
+def neat_messages(descriptor: Descriptor) -> st.SearchStrategy[Message]:
+    """Requests of a kind with few fields, as a caller may send them who has read what they mean."""
+
+    @st.composite
+    def made(draw: Draw) -> Message:
+        message = GetMessageClass(descriptor)()
+        _fill_neatly(draw, message)
+        return message
+
+    return made()
+
+
 def encodings(descriptor: Descriptor, texts: Texts) -> st.SearchStrategy[bytes]:
     """Bytes at a kind of request: messages, messages with bytes changed, cut or added, and bytes that are nothing."""
     whole = messages(descriptor, texts).map(lambda message: message.SerializeToString())
-    return st.one_of(whole, whole, _mutated(whole), st.binary(max_size=64))
+    neat = neat_messages(descriptor).map(lambda message: message.SerializeToString())
+    return st.one_of(whole, whole, neat, neat, _mutated(whole), _mutated(neat), st.binary(max_size=64))
+
+
+def _fill_neatly(draw: Draw, message: Message) -> None:
+    field: Any
+    for field in message.DESCRIPTOR.fields:
+        is_wanted = st.sampled_from([True, True, True, False] if field.name in _NEEDED else [False] * 5 + [True])
+        kind = field.message_type
+        if not draw(is_wanted) or (kind is not None and kind.full_name == "google.protobuf.Struct"):
+            continue
+        if kind is not None and kind.GetOptions().map_entry:
+            values = getattr(message, field.name)
+            for key in draw(st.lists(st.sampled_from(KNOWN.get(field.name, ["key"])), max_size=2)):
+                values[key] = draw(st.sampled_from(["acme", "", "é"]))
+        elif field.is_repeated:
+            values = getattr(message, field.name)
+            for _ in range(draw(st.integers(1, 2))):
+                if kind is None:
+                    values.append(draw(_neat_scalar(field)))
+                else:
+                    _fill_neatly(draw, values.add())
+        elif kind is not None:
+            nested = getattr(message, field.name)
+            nested.SetInParent()
+            _fill_neatly(draw, nested)
+        else:
+            setattr(message, field.name, draw(_neat_scalar(field)))
+
+
+def _neat_scalar(field: Any) -> st.SearchStrategy[Any]:
+    match field.cpp_type:
+        case FieldDescriptor.CPPTYPE_STRING:
+            return st.sampled_from(KNOWN.get(field.name, _OF_ONES_OWN))
+        case FieldDescriptor.CPPTYPE_BOOL:
+            return st.booleans()
+        case FieldDescriptor.CPPTYPE_DOUBLE | FieldDescriptor.CPPTYPE_FLOAT:
+            return st.sampled_from([0.0, 0.5])
+        case FieldDescriptor.CPPTYPE_ENUM:
+            return st.sampled_from([value.number for value in field.enum_type.values if value.number])
+    return st.sampled_from(_NUMBERS)
 
 
 @st.composite

@@ -150,7 +150,8 @@ class Planner(Producer, Related):
     def _group_request(self, mark: str) -> pb.CreateRequest:
         """A group, at times in another."""
         around = self._rng.choice(self._open) if self._open and self._rng.random() < 0.3 else ""
-        request = pb.CreateRequest(id=self._new_id(), job_type=self._rng.choice(list(GROUPED)), group_id=around)
+        job_type = self._rng.choice(list(GROUPED))
+        request = pb.CreateRequest(id=self._new_id(), job_type=job_type, group_id=around, labels=self._labels())
         request.group.tolerated_failures = self._rng.choice(TOLERATED)
         request.group.on_excess = job_pb2.OnExcess.ValueType(self._rng.randrange(3))
         if mark:

@@ -38,18 +38,28 @@ ARCHIVE = f"""
 CREATE TABLE IF NOT EXISTS archive AS SELECT {_NAMES} FROM event WHERE 0;
 CREATE TRIGGER IF NOT EXISTS keep AFTER DELETE ON event
 BEGIN INSERT INTO archive ({_NAMES}) VALUES ({", ".join(f"old.{name}" for name in _SENT)}); END;
+CREATE TABLE IF NOT EXISTS unerased AS SELECT {_NAMES} FROM event WHERE 0;
+CREATE TRIGGER IF NOT EXISTS keep_unerased AFTER UPDATE ON event
+BEGIN INSERT INTO unerased ({_NAMES}) VALUES ({", ".join(f"old.{name}" for name in _SENT)}); END;
 """  # noqa: S608
-"""Keeps what retention removes, in the transaction that removes it: the judge must know every event there ever was."""
+"""Keeps what retention removes and what Erase takes from events, in the transaction that does it: the judge must know
+every event there ever was."""
 
 _POSTGRES_ARCHIVE = f"""
 CREATE TABLE archive AS SELECT {_NAMES} FROM event WHERE false;
 CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN INSERT INTO archive ({_NAMES}) SELECT {_NAMES} FROM gone; RETURN NULL; END $$;
 CREATE TRIGGER keep AFTER DELETE ON event REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION keep();
+CREATE TABLE unerased AS SELECT {_NAMES} FROM event WHERE false;
+CREATE FUNCTION keep_unerased() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO unerased ({_NAMES}) SELECT {_NAMES} FROM before; RETURN NULL; END $$;
+CREATE TRIGGER keep_unerased AFTER UPDATE ON event REFERENCING OLD TABLE AS before
+    FOR EACH STATEMENT EXECUTE FUNCTION keep_unerased();
 """.encode()  # noqa: S608
 """The same in a schema of PostgreSQL."""
 
 _EVERY_EVENT = f"SELECT {_NAMES} FROM archive UNION ALL SELECT {_NAMES} FROM event ORDER BY sequence"  # noqa: S608
+_UNERASED = f"SELECT {_NAMES} FROM unerased"  # noqa: S608
 _HORIZON = "SELECT sequence FROM horizon"
 _HEAD = "SELECT head FROM log"
 
@@ -64,15 +74,14 @@ def make_archive(store: Path | str) -> None:
             database.execute(_POSTGRES_ARCHIVE)
 
 
-def _kept(store: Path | str) -> tuple[list[tuple[Any, ...]], int]:
-    """The columns of every event there ever was, and the horizon."""
+def _kept(store: Path | str) -> list[list[tuple[Any, ...]]]:
+    """The columns of every event there ever was, those of erased events as they were written, and the horizon."""
+    queries = (_EVERY_EVENT, _UNERASED, _HORIZON)
     if isinstance(store, Path):
         with closing(sqlite3.connect(store)) as connection:
-            return connection.execute(_EVERY_EVENT).fetchall(), connection.execute(_HORIZON).fetchone()[0]
+            return [connection.execute(query).fetchall() for query in queries]
     with psycopg.connect(store) as database:
-        rows = database.execute(_EVERY_EVENT.encode()).fetchall()
-        ((horizon,),) = database.execute(_HORIZON.encode()).fetchall()
-        return rows, horizon
+        return [database.execute(query.encode()).fetchall() for query in queries]
 
 
 def newest_sequence(store: Path | str) -> int:
@@ -118,6 +127,8 @@ class Recorder:
                 source_id=event.job.source_id,
                 metadata=event.job.HasField("metadata"),
                 digest=digest,
+                labels=tuple(sorted(f"{key}={value}" for key, value in event.job.labels.items())),
+                erased=event.erased,
             )
         return self._events[key]
 
@@ -153,12 +164,30 @@ class Recorder:
             marker=_marker(event),
             job=job_dict(event.job),
             time=event.time.ToMicroseconds(),
+            remains=_plain(event) if event.erased else {},
         )
 
     def log(self, store: Path | str) -> tuple[list[LogEntry], int]:
         """Every event there ever was in a store with an archive, and the horizon."""
-        rows, horizon = _kept(store)
-        return [self.entry(event_pb2.Event.FromString(complete_event(*row))) for row in rows], horizon
+        rows, unerased, ((horizon,),) = _kept(store)
+        original = {row[0]: _event_of(row) for row in unerased}
+        assert len(original) == len(unerased), "an event was changed more than once"
+        entries = []
+        for row in rows:
+            event = _event_of(row)
+            entry = self.entry(original.get(event.sequence, event))
+            if event.sequence in original:
+                entry.left, entry.remains = self.event(event), _plain(event)
+            entries.append(entry)
+        return entries, horizon
+
+
+def _event_of(row: tuple[Any, ...]) -> event_pb2.Event:
+    return event_pb2.Event.FromString(complete_event(*row))
+
+
+def _plain(event: event_pb2.Event) -> dict[str, Any]:
+    return MessageToDict(event, preserving_proto_field_name=True)
 
 
 def policy_of(job_type: JobType) -> Policy:
@@ -196,7 +225,9 @@ def _marker(event: event_pb2.Event) -> str:
     """What the call that made this event put where only it could."""
     match event.type:
         case event_pb2.EVENT_TYPE_QUEUED:
-            return _marked(event.job.metadata["mark"]) if "mark" in event.job.metadata.fields else ""
+            # The metadata of a recreated job are those of another.
+            is_own = "mark" in event.job.metadata.fields and not event.job.recreated_from
+            return _marked(event.job.metadata["mark"]) if is_own else ""
         case event_pb2.EVENT_TYPE_STARTED | event_pb2.EVENT_TYPE_CLAIMED:
             return _marked(event.job.worker)
         case event_pb2.EVENT_TYPE_PROGRESS:

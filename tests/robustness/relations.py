@@ -83,8 +83,8 @@ class Members:
 
 
 def asked(entry: LogEntry) -> dict[str, Any]:
-    """What the creator of a job has put into its metadata."""
-    metadata: dict[str, Any] = entry.job.get("metadata", {})
+    """What the creator of a job has put into its metadata. Of a recreated one they are about the job before it."""
+    metadata: dict[str, Any] = {} if "recreated_from" in entry.job else entry.job.get("metadata", {})
     return metadata
 
 

@@ -11,7 +11,7 @@ import grpc
 
 from ..support.waiting import pause
 from .clients import CALL_TIMEOUT_S, Shared, Stubs, note_failure
-from .history import ANSWERED, UNKNOWN
+from .history import ANSWERED, UNKNOWN, Call
 from .recording import state_name
 
 
@@ -33,9 +33,17 @@ class Repeater:
 
     async def _repeat(self) -> None:
         original, request = self._rng.choice(self._shared.repeatable)
+        if not self._shared.may_repeat(request):
+            return
         call = replace(original, tries=1, outcome=UNKNOWN, code="", reason="", version=0, attempt=0, state="")
-        call.changes = False
+        # Once its request id is forgotten, a call that lets the server choose an id makes another job.
+        call.job_id = "" if call.rpc == "Recreate" else getattr(request, "id", "")
+        call.changes = call.existing = False
         call.invoked = Shared.now()
+        with self._shared.creation(request):
+            await self._make(call, request)
+
+    async def _make(self, call: Call, request: Any) -> None:
         try:
             answer: Any = await getattr(self._rng.choice(self._stubs).jobs, call.rpc)(request, timeout=CALL_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
@@ -43,6 +51,7 @@ class Repeater:
         else:
             call.outcome, call.code = ANSWERED, "OK"
             job = getattr(answer, "job", None)
+            call.existing = getattr(answer, "existing", False)
             if job is not None:
                 call.job_id = call.job_id or job.id
                 call.version, call.attempt, call.state = job.version, job.attempt, state_name(job.state)

@@ -259,9 +259,8 @@ class Stage:
             **{"heartbeat_interval": HEARTBEAT, **asked},
         )
         start = "CURSOR" if watch.cursor else "EARLIEST" if watch.earliest else "LATEST"
-        stream = Stream(
-            start, watch.cursor, follow=watch.follow, snapshot=watch.snapshot, until_final=watch.until_final
-        )
+        kind = {name: getattr(watch, name) for name in ("follow", "snapshot", "until_final")}
+        stream = Stream(start, watch.cursor, **kind, opened=_now())
         if resumed_from is not None:
             cursors = [response.cursor for response in resumed_from.responses]
             index = next(i for i, known in enumerate(watcher.streams) if known is resumed_from)
@@ -431,6 +430,7 @@ def _filter(watcher: Watcher) -> EventFilter:
         job_types=frozenset(watcher.job_types),
         source_ids=frozenset(watcher.source_ids),
         types=frozenset(EventType[name] for name in watcher.types),
+        labels=tuple((key, value) for key, _, value in (label.partition("=") for label in watcher.labels)),
     )
 
 

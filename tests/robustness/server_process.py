@@ -34,6 +34,7 @@ from jobstate_server.store.urls import is_postgres
 from ..support.server import QUIET
 from .history import Policy
 from .recording import policy_of
+from .recurrences import RECURRING
 from .sabotage import sabotage
 
 OFFSET = struct.Struct("=q")
@@ -107,6 +108,18 @@ _PLAIN = JOB_TYPES | DISPATCHED | LANED | GROUPED
 CONFIGURATIONS = (_PLAIN, {name: policy | CHANGED.get(name, {}) for name, policy in _PLAIN.items()})
 """The job types that a server is started with, by number."""
 
+RECURRING_ENTRIES: list[dict[str, Any]] = [
+    {
+        "name": RECURRING,
+        "schedule": "* * * * *",
+        "job_type": "ranked",
+        "source_id": "source-1",
+        "labels": {"tenant": "acme"},
+        "metadata": {"delay_us": 0},
+    }
+]
+"""What the servers create by themselves. An instant comes whenever the clock is set forward, and servers start then."""
+
 LEASE_MIN = 200 * MILLISECOND
 RELEASES_MAX = 6
 
@@ -143,6 +156,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         "store": options.store,
         "schedules": SHARED_TASKS if is_postgres(options.store) and not options.still else QUIET,
         "job_types": CONFIGURATIONS[options.configuration],
+        "recurring": [] if options.still else RECURRING_ENTRIES,
         "event_retention": "1min",
         "restart_grace": "200ms",
         "shutdown_grace": f"{options.grace}s",

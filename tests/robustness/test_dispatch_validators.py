@@ -18,8 +18,8 @@ from .history import (
     History,
     LogEntry,
     Policy,
-    load,
 )
+from .loading import load
 from .validators import broken, validate
 from .written_log import log_time, written_log
 

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.rpc.server import SERVICES
 
-from ..support.calls import complete, create, get, report
+from ..support.calls import complete, create, fail, get, report
 from ..support.calls import start as start_job
 from ..support.server import Running, serving
-from .messages import KNOWN_IDS, Texts, encodings
+from .messages import KNOWN_IDS, Texts, encodings, neat_messages
 from .recording import ending_of
 
 METHODS = [method for service in SERVICES for method in service.methods]
 
 EXAMPLES = 120
 """For each RPC; ``HYPOTHESIS_SEED`` and longer runs are pytest's and Hypothesis's own options."""
+
+FOUND_BY = ("labels", "worker", "error_code", "complete_time_from", "complete_time_to")
+
+REACHED = [
+    ("Create", "labels"),
+    *(("List", field) for field in (*FOUND_BY, "wait_reasons")),
+    ("WatchEvents", "labels"),
+    ("Recreate", "id"),
+    *((name, f"filter.{field}") for name in ("RecreateMany", "RetryMany", "CancelMany") for field in FOUND_BY),
+    *((name, "dry_run") for name in ("RecreateMany", "RetryMany", "CancelMany")),
+    ("Erase", "source_id"),
+    ("Erase", "id"),
+]
+"""Fields of calls: whether chance finds them is not left to chance."""
+
+TRIES_MAX = 2_000
 
 RESPONSES_MAX = 3
 """Responses read of a stream before it is broken off."""
@@ -62,7 +78,6 @@ class Target:
 
     def __init__(self, path: Path) -> None:
         self.texts = Texts()
-        self.met: Counter[tuple[str, str]] = Counter()
         self._runner = asyncio.Runner()
         self._stack = AsyncExitStack()
         self.running: Running = self.run(self._stack.enter_async_context(serving(path)))
@@ -78,13 +93,26 @@ class Target:
         self._runner.close()
 
     async def _prepare(self) -> None:
-        for job_id in KNOWN_IDS:
-            await create(self.running, job_id)
+        for job_id in KNOWN_IDS[2:]:
+            await create(self.running, job_id, source_id="source-1", labels={"tenant": "acme"})
+        await self.end_some()
         page = await self.running.jobs.List(pb.ListRequest(page_size=1))
         self.texts.give(page.next_page_token)
         watch = self.running.jobs.WatchEvents(pb.WatchEventsRequest(start=pb.WATCH_START_EARLIEST, follow=False))
         async for response in watch:
             self.texts.give(response.cursor)
+
+    async def end_some(self) -> None:
+        """Have jobs that can be recreated and erased, and be found by who failed them, and with what."""
+        for job_id in KNOWN_IDS[:2]:
+            for change in (
+                create(self.running, job_id, source_id="source-1", labels={"tenant": "acme"}),
+                start_job(self.running, job_id, worker="worker-1"),
+                fail(self.running, job_id, attempt=1, error=pb.FailureReport(code="E1"), retryable=False),
+            ):
+                # Whoever was there before may have done it, or something else.
+                with suppress(grpc.aio.AioRpcError):
+                    await change
 
     async def send(self, method: MethodDescriptor, raw: list[bytes]) -> tuple[str, str]:
         """Send these bytes. Returns the code and reason of what came of it."""
@@ -151,10 +179,24 @@ def test_any_bytes_are_answered_as_documented(method: MethodDescriptor, target: 
     @given(raw=raw)
     def answers(raw: list[bytes]) -> None:
         answer = target.run(target.send(method, raw))
-        target.met[answer] += 1
         assert answer == ("OK", "") or answer in DOCUMENTED
 
     answers()
+
+
+@pytest.mark.parametrize(("name", "field"), REACHED, ids=[".".join(each) for each in REACHED])
+def test_chance_finds_a_request_that_is_taken_with(name: str, field: str, target: Target) -> None:
+    method = next(method for method in METHODS if method.name == name)
+
+    def is_taken(message: Any) -> bool:
+        *around, last = field.split(".")
+        inner = reduce(getattr, around, message)
+        is_set = any(described.name == last for described, _ in inner.ListFields())
+        return is_set and target.run(target.send(method, [message.SerializeToString()])) == ("OK", "")
+
+    target.run(target.end_some())
+    only_tries = settings(max_examples=TRIES_MAX, deadline=None, database=None, phases=[Phase.generate])
+    find(neat_messages(method.input_type), is_taken, settings=only_tries)
 
 
 def test_every_bent_cursor_and_page_token_is_refused_or_taken_but_never_a_failure(target: Target) -> None:

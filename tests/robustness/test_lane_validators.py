@@ -21,8 +21,8 @@ from .history import (
     Pausing,
     Policy,
     Rate,
-    load,
 )
+from .loading import load
 from .test_dispatch_validators import OF_LANES
 from .validators import broken, validate
 from .written_log import written_log

@@ -29,12 +29,13 @@ from .history import (
     Response,
     Stream,
     Watcher,
-    load,
 )
+from .loading import load
+from .operator_promises import OPERATORS
 from .relation_promises import RELATIONS
 from .validators import VALIDATORS, broken, validate
 
-APART = DISPATCH.keys() | RELATIONS.keys()
+APART = DISPATCH.keys() | RELATIONS.keys() | OPERATORS.keys()
 """Promises that are broken elsewhere."""
 
 LOG = """

@@ -28,11 +28,13 @@ from .company import Company
 from .database import Database
 from .endgame import gather_final_state
 from .groups import BY_GROUP
-from .history import ANSWERED, History, LogEntry, delivered, load
+from .history import ANSWERED, History, LogEntry, delivered
+from .loading import load
 from .needs import BY_NEED
 from .nemesis import Nemesis
 from .process import ROOT, ServerProcess
 from .recording import Recorder
+from .recurrences import is_recurring
 from .relations import asked
 from .replicas import ReplicaNemesis
 from .server_process import RELEASES_MAX, policies
@@ -84,8 +86,9 @@ class Tally:
         self.counts["events written"] += len(history.log)
         self.counts["events compacted"] += history.horizon
         self.counts["events checked"] += sum(len(delivered(s)) for w in history.watchers for s in w.streams)
+        self.counts["events erased"] += sum(entry.is_erased for entry in history.log)
         self.counts["jobs"] += len({entry.event.job_id for entry in history.log})
-        self.counts.update(name for entry in history.log for name in _of_relations(entry))
+        self.counts.update(name for entry in history.log for name in _kinds(entry))
         for name, verdict in verdicts.items():
             self.checked[name] += verdict.checked
             self.failures[name] += verdict.failures
@@ -99,9 +102,15 @@ class Tally:
         return "\n".join(lines)
 
 
-def _of_relations(entry: LogEntry) -> Iterator[str]:
-    """What an event is about, if it is about needs or groups."""
+def _kinds(entry: LogEntry) -> Iterator[str]:
+    """What an event is about, if it is about labels, needs, groups or the creation by anything but Create."""
     if entry.event.type == "QUEUED":
+        if entry.event.labels:
+            yield "jobs with labels"
+        if "recreated_from" in entry.job:
+            yield "jobs recreated"
+        if is_recurring(entry):
+            yield "recurring jobs"
         if asked(entry).get("needs"):
             yield "jobs with needs"
         if is_group(entry):
@@ -175,6 +184,7 @@ async def torment(scene: Scene, seed: str, duration_s: float, kills_min: int = 0
             company.call_home()
         history.faults, history.memory = nemesis.faults, nemesis.memory
         history.pauses, history.configured = shared.pauses, nemesis.configured
+        history.bulks, history.erasings = shared.bulks, shared.erasings
         await gather_final_state(scene.servers, history, recorder, rng)
         history.recounted = [*nemesis.recounted, *history.recounted]
         history.complaints = [line for server in scene.servers for line in server.complaints]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .erasures import ForgottenLanes
 from .history import LogEntry, Policy
 from .in_hand import InHand
 from .lanes import Counts, OfType, Replay
@@ -32,13 +33,14 @@ class _Turns:
         self._world = world
         self._pauses = Pauses(world)
         self._in_hand = InHand(world)
+        self._forgotten = ForgottenLanes(world)
         self._is_shared = world.history.store == "postgres"
 
     def forget(self, entry: LogEntry) -> None:
         """Forget the turns that a clean-up may have forgotten before an event, as one can run at any time.
 
-        It deletes a lane without jobs, unless another waits that has had no turn since. The empty lane has no turns to
-        keep while it is alone.
+        It deletes a lane without jobs, unless another waits that has had no turn since. Erase looks at no other. The
+        empty lane has no turns to keep while it is alone.
         """
         job_type, sequence = entry.event.job_type, entry.event.sequence
         of_type, policies = self.replay.types[job_type], self._world.policies(job_type, sequence)
@@ -51,7 +53,8 @@ class _Turns:
         oldest = min(waiting, default=sequence)
         others_have_any = any(lane.now.has_any for name, lane in of_type.lanes.items() if name)
         for name, lane in of_type.lanes.items():
-            if not others_have_any if name == "" else oldest > lane.turn and not lane.now.has_any:
+            is_late = oldest > lane.turn or self._forgotten.perhaps(job_type, name, sequence)
+            if not others_have_any if name == "" else is_late and not lane.now.has_any:
                 lane.kept_turn = 0
 
     def passed_over(self, entry: LogEntry) -> Iterator[str]:

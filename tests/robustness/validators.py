@@ -28,6 +28,7 @@ from .history import (
     Stream,
     delivered,
 )
+from .operator_promises import OPERATORS
 from .relation_promises import RELATIONS
 from .world import HOLDS, Superseding, World, comparable
 
@@ -79,13 +80,16 @@ def reliable(world: World) -> Iterator[str]:
         expected = world.expected(watcher, stream, start, end)
         missing = [event for event in expected if event.sequence not in sequences]
         if watcher.latest_progress:
-            superseding = Superseding(sent)
+            superseding = Superseding(sent, world)
             missing = [event for event in missing if not superseding.covers(event)]
         yield from repeat(HOLDS, len(expected) - len(missing))
         for event in missing:
             yield f"{name} from {start} to {end}: {event.sequence} was never sent"
-        for sequence in sorted(sequences - {event.sequence for event in expected}):
-            yield f"{name} from {start} to {end}: {sequence} was not asked for, or is not in the log"
+        unexpected = sequences - {event.sequence for event in expected}
+        for event in sent:
+            beyond = not start < event.sequence <= end
+            if event.sequence in unexpected and (beyond or not world.allowed(watcher, stream, event)):
+                yield f"{name} from {start} to {end}: {event.sequence} was not asked for, or is not in the log"
 
 
 def atomic(world: World) -> Iterator[str]:
@@ -93,7 +97,7 @@ def atomic(world: World) -> Iterator[str]:
     for name, _, stream in world.streams():
         for event in delivered(stream):
             entry = world.entries.get(event.sequence)
-            same = entry is not None and entry.event == event and event.version == event.sequence
+            same = entry is not None and event in (entry.event, entry.left) and event.version == event.sequence
             yield HOLDS if same else f"{name}: saw {event}, the log has {entry and entry.event}"
     rows, replayed = world.history.rows, world.replayed
     for job_id in sorted(rows.keys() | replayed.keys()):
@@ -132,9 +136,12 @@ def resumable(world: World) -> Iterator[str]:
         end = world.head if whole_suffix else max(sequences, default=start)
         suffix = world.expected(watcher, stream, start, end)
         if watcher.latest_progress:
-            superseding = Superseding(sent)
+            superseding = Superseding(sent, world)
             suffix = [event for event in suffix if event.sequence in sequences or not superseding.covers(event)]
-        got, wanted = [event.sequence for event in sent], [event.sequence for event in suffix]
+        wanted = [event.sequence for event in suffix]
+        # What was erased since may have come, and need not.
+        may_come = {event.sequence for event in sent if world.allowed(watcher, stream, event)} - set(wanted)
+        got = [event.sequence for event in sent if not start < event.sequence <= end or event.sequence not in may_come]
         same = got == wanted
         yield HOLDS if same else f"{name} at {start}: {len(got)} from {got[:3]}, not {len(wanted)} from {wanted[:3]}"
 
@@ -145,7 +152,7 @@ def bookmarkable(world: World) -> Iterator[str]:
         mark = world.start(stream)
         if mark is None:
             continue
-        superseding = Superseding(delivered(stream) if watcher.latest_progress else ())
+        superseding = Superseding(delivered(stream) if watcher.latest_progress else (), world)
         sequences: set[int] = set()
         for response in stream.responses:
             late = [event.sequence for event in response.events if event.sequence <= mark]
@@ -276,7 +283,10 @@ def consistent(world: World) -> Iterator[str]:
             # before the watch began, leaves no trace in it.
             newer = had[0] > end and any((e.event.version, e.event.state) == had for e in entries)
             gone = not had[0] and any(entry.event.type == "DELETED" for entry in entries)
-            holds = had == right or newer or gone
+            # What was erased before it was read, nobody who asks by source or label is told any more.
+            later = [entry for entry in entries if had[0] < entry.event.sequence <= end]
+            untold = bool(had[0]) and all(entry.left is not None for entry in later)
+            holds = had == right or newer or gone or untold
             yield HOLDS if holds else f"{name}: {job_id} at {end} is {right}, the copy has {had}"
 
 
@@ -387,6 +397,7 @@ VALIDATORS: dict[str, Callable[[World], Iterator[str]]] = {
     "innocent": innocent,
     **DISPATCH,
     **RELATIONS,
+    **OPERATORS,
 }
 
 

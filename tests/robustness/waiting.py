@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from .history import ANSWERED, Acquiring, LogEntry
 from .openings import Opening, open_spans
+from .relations import asked
 from .world import HOLDS, World, claims, is_ready, microseconds, span
 
 SERVER = "server"
@@ -32,9 +33,9 @@ def not_early(world: World) -> Iterator[str]:
 def _too_early(entry: LogEntry, before: LogEntry | None) -> str:
     job, type_ = entry.job, entry.event.type
     if type_ == "QUEUED":
-        told, created = job.get("metadata", {}), microseconds(job["create_time"])
-        asked = int(told.get("not_before_us", created + int(told.get("delay_us", 0))))
-        return HOLDS if microseconds(job["ready_time"]) == asked else f"{entry} was not to begin before {asked}"
+        told, created = asked(entry), microseconds(job["create_time"])
+        wanted = int(told.get("not_before_us", created + int(told.get("delay_us", 0))))
+        return HOLDS if microseconds(job["ready_time"]) == wanted else f"{entry} was not to begin before {wanted}"
     if before is None:
         return f"{entry} is the first of its job"
     if claims(entry):

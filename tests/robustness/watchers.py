@@ -14,7 +14,7 @@ from jobstate.v1 import job_service_pb2 as pb
 
 from ..support.calls import span
 from ..support.waiting import pause
-from .clients import CALL_TIMEOUT_S, Shared, Stubs
+from .clients import CALL_TIMEOUT_S, PRIVATE, Shared, Stubs
 from .history import Stream, Watcher
 from .recording import ending_of, event_type
 
@@ -83,6 +83,7 @@ class Watching:
             if stream is None:
                 await pause(0.05)
                 continue
+            stream.opened = Shared.now()
             self.record.streams.append(stream)
             self._counts.opened += 1
             self._counts.resumed += stream.start == "CURSOR"
@@ -169,6 +170,7 @@ def request_of(record: Watcher, stream: Stream, habits: Habits) -> pb.WatchEvent
         job_types=record.job_types,
         source_ids=record.source_ids,
         types=[event_type(name) for name in record.types],
+        labels=dict(label.split("=", 1) for label in record.labels),
         snapshot=stream.snapshot,
         until_final=stream.until_final,
         heartbeat_interval=span(habits.heartbeat_s),
@@ -208,6 +210,12 @@ KINDS: Mapping[str, tuple[Habits, dict[str, Any]]] = {
     "copy-type": (COPY, {"job_types": ("quick",)}),
     "progress": (RESTLESS, {"latest_progress": True}),
     "progress-type": (EARLIEST, {"latest_progress": True, "job_types": ("steady",)}),
+    "label": (EARLIEST, {"labels": ("tenant=acme",)}),
+    "labels-restless": (RESTLESS, {"labels": ("kind=single", "tenant=Zoë")}),
+    "labels-latest": (SLOW, {"labels": ("tenant=",), "latest_progress": True}),
+    "label-copy": (COPY, {"labels": ("tenant=acme",), "job_types": ("quick", "shared", "grouped")}),
+    "private": (RESTLESS, {"source_ids": tuple(f"{PRIVATE}{number}" for number in range(100))}),
+    "private-copy": (COPY, {"source_ids": tuple(f"{PRIVATE}{number}" for number in range(100))}),
     "until-final": (PATIENT, {}),
     "until-final-restless": (replace(PATIENT, leaves=0.1), {}),
     "until-final-types": (PATIENT, {"types": ("PROGRESS",)}),

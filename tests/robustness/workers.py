@@ -309,7 +309,8 @@ class Producer(Client):
         request = pb.CreateRequest(
             id=job_id,
             job_type=job_type,
-            source_id=f"source-{self._rng.randrange(4)}",
+            source_id=self._source(),
+            labels=self._labels(),
             priority=job_pb2.Priority.ValueType(self._rng.randrange(6)),
         )
         if job_type in LANED:

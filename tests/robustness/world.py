@@ -220,8 +220,39 @@ class World:
         return self.history.log[bisect_right(self.sequences, after) : bisect_right(self.sequences, through)]
 
     def expected(self, watcher: Watcher, stream: Stream, after: int, through: int) -> list[EventRecord]:
-        """What a stream should have been sent of a stretch of the log."""
-        return [entry.event for entry in self.between(after, through) if watcher.wants(entry.event, stream)]
+        """What a stream must have been sent of a stretch of the log.
+
+        Of what was erased later only what it asks for by anything that Erase leaves: source and labels may have been
+        gone when the stream came to it. But what it passed before anybody called Erase, it was sent as it was.
+        """
+        passed = Passed(self, stream)
+        return [
+            entry.event
+            for entry in self.between(after, through)
+            if watcher.wants(entry.event, stream)
+            and (entry.left is None or watcher.wants(entry.left, stream) or passed.before_it_was_erased(entry))
+        ]
+
+    def allowed(self, watcher: Watcher, stream: Stream, event: EventRecord) -> bool:
+        """Whether a stream asks for an event of the log, as it was or as Erase has left it."""
+        entry = self.entries.get(event.sequence)
+        forms = () if entry is None else (entry.event, entry.left)
+        return any(form is not None and watcher.wants(form, stream) for form in forms)
+
+    @cached_property
+    def first_erasing(self) -> dict[str, float]:
+        """By job when somebody first called Erase for it, or for its source."""
+        found: dict[str, float] = {}
+        by_id: dict[str, float] = {}
+        by_source: dict[str, float] = {}
+        for erasing in self.history.erasings:
+            some, name = (by_id, erasing.job_id) if erasing.job_id else (by_source, erasing.source_id)
+            some[name] = min(some.get(name, math.inf), erasing.invoked)
+        for job_id, entries in self.by_job.items():
+            if any(entry.is_erased for entry in entries):
+                moments = [by_source.get(entry.event.source_id, math.inf) for entry in entries]
+                found[job_id] = min(*moments, by_id.get(job_id, math.inf), math.inf)
+        return found
 
     def start(self, stream: Stream) -> int | None:
         """The position a stream began at; None when nothing tells."""
@@ -279,10 +310,31 @@ def comparable(job: dict[str, Any] | None) -> dict[str, Any] | None:
     return {name: value for name, value in kept.items() if not (name in CARRIED and not value)}
 
 
+class Passed:
+    """When a stream had come past each event, as its cursors tell."""
+
+    def __init__(self, world: World, stream: Stream) -> None:
+        self._world = world
+        self._positions: list[int] = []
+        self._moments: list[float] = []
+        for response in stream.responses:
+            position = world.position(response.cursor) if response.cursor else None
+            if position is not None and (not self._positions or position > self._positions[-1]):
+                self._positions.append(position)
+                self._moments.append(response.at)
+
+    def before_it_was_erased(self, entry: LogEntry) -> bool:
+        """Whether it had come past an event before anybody called Erase for its job."""
+        place = bisect_left(self._positions, entry.event.sequence)
+        erasing = self._world.first_erasing.get(entry.event.job_id, math.inf)
+        return place < len(self._moments) and self._moments[place] < erasing
+
+
 class Superseding:
     """What the progress that was sent makes dispensable under LATEST."""
 
-    def __init__(self, sent: Iterable[EventRecord]) -> None:
+    def __init__(self, sent: Iterable[EventRecord], world: World) -> None:
+        self._world = world
         self._newest: dict[tuple[str, bool], int] = {}
         for event in sent:
             if event.type == "PROGRESS":
@@ -295,6 +347,8 @@ class Superseding:
         self._newest[key] = max(sequence, self._newest.get(key, 0))
 
     def covers(self, missing: EventRecord) -> bool:
-        """Whether a later event that was sent takes the place of this one."""
+        """Whether a later event that was sent takes the place of this one. Once it is erased it has no metadata."""
         later = self._newest.get((missing.job_id, missing.metadata), 0)
+        if self._world.entries[missing.sequence].left is not None:
+            later = max(later, self._newest.get((missing.job_id, False), 0))
         return missing.type == "PROGRESS" and later > missing.sequence
