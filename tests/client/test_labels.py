@@ -23,6 +23,21 @@ def test_jobs_are_created_listed_and_watched_by_labels(client: Client) -> None:
         assert [event.job.id for event in watch] == ["one", "two"]
 
 
+def test_jobs_are_erased_by_labels(client: Client) -> None:
+    client.create_many([NewJob("default", id=job_id, labels={"customer": job_id}) for job_id in ("12", "13")])
+    client.cancel("12")
+
+    done = client.erase(labels={"customer": "12"})
+
+    assert (done.jobs, done.events) == (1, 2)
+    assert client.erase(labels={"customer": "13"}).unfinished_job_ids == ("13",)
+    wrong: Any = {"customer": 12}
+    with pytest.raises(TypeError, match="labels\\['customer'\\] must be a text"):
+        client.erase(labels=wrong)
+    with pytest.raises(InvalidField, match="labels"):
+        client.erase(labels={"customer": "12"}, source_id="12")
+
+
 def test_jobs_are_listed_by_worker_error_and_end(client: Client, server: JobstateServer) -> None:
     for job_id in ("failed", "done", "new"):
         client.create("resting", id=job_id, max_retries=0)

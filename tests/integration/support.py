@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from google.protobuf import struct_pb2
 from google.protobuf.message import Message
 
 from jobstate.v1 import event_pb2, job_pb2
@@ -33,6 +34,15 @@ JOB_RPCS: dict[str, type[Message]] = {
 
 REPORTS: dict[str, type[Message]] = {name: JOB_RPCS[name] for name in ("UpdateProgress", "Complete", "Fail")}
 """Those of them that report on an attempt."""
+
+
+def looks_like_a_label(key: str, value: str) -> str:
+    """A text that together with its length is encoded as a label is."""
+    encoded = job_pb2.Job(labels={key: value}).SerializeToString()
+    length = (encoded[0] & 0x7F) | encoded[1] << 7
+    text = encoded[2:].decode().ljust(length, "x")
+    assert encoded in struct_pb2.Value(string_value=text).SerializeToString()
+    return text
 
 
 async def retry_immediately(client: Client, job_id: str) -> job_pb2.Job:

@@ -10,10 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from google.protobuf.message import Message
-from psycopg import sql
 
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
@@ -24,18 +22,14 @@ from jobstate_server.store.sqlite.backup import back_up
 from jobstate_server.store.sqlite.check import check_file
 
 from ..support.calls import (
-    acquire,
     cancel,
     complete,
     create,
-    fail,
     get,
     history,
     names,
     refused,
-    release,
     report,
-    retry,
     settled,
     span,
     start,
@@ -45,14 +39,18 @@ from ..support.calls import (
 )
 from ..support.clock import PATIENCE_S, WatchedClock
 from ..support.postgres import postgres_server
-from ..support.server import RESTING, Client, Running, rows, serving, serving_url
+from ..support.server import Running, serving, serving_url
+from .erasing import BYTES, LABELS, SECRET, erase, holds, stored_text, tell_everything
 from .relating import create_group, create_with_needs
 from .support import events_after
 
-SECRET = "Zoë-confidential"
-"""What is erased. No part of the program has it."""
+BY_SOURCE: dict[str, Any] = {"source_id": SECRET}
+BY_LABEL: dict[str, Any] = {"labels": LABELS}
 
-BYTES = SECRET.encode()
+OF = {"source_id": "a source", "labels": "labels"}
+"""What the audit says of each."""
+
+all_ways = pytest.mark.parametrize("wanted", [BY_SOURCE, BY_LABEL], ids=["by source", "by label"])
 
 DELETED = event_pb2.EVENT_TYPE_DELETED
 
@@ -62,52 +60,6 @@ async def either(url: str, clock: WatchedClock) -> AsyncIterator[Running]:
     """A server on each kind of store in turn."""
     async with serving_url(url, clock) as running:
         yield running
-
-
-async def erase(client: Client, **wanted: str) -> mpb.EraseResponse:
-    return await client.maintenance.Erase(mpb.EraseRequest(**wanted))
-
-
-async def tell_everything(client: Client, job_id: str, text: str, source_id: str = SECRET) -> None:
-    """A job with this text wherever a caller can put one. It is released, fails, is retried and completed."""
-    request_id = "Zoe-confidential-" + job_id
-    long = (text * (8_000 // len(text) + 1))[:8_000]
-    await create(
-        client,
-        job_id,
-        RESTING,
-        source_id=source_id,
-        metadata=struct(**{text: long[:6_000], "list": [text, {text: 1}]}),
-        unique_key=text[:100],
-        lane=text[:100],
-        request_id=request_id + "-create",
-    )
-    (job,) = await acquire(client, RESTING, worker=text[:100], request_id=request_id + "-acquire")
-    assert job.id == job_id
-    await report(client, job_id, attempt=1, progress=5, message=long[:1_000], metadata=struct(more=long))
-    await release(client, job_id, attempt=1, reason=text[:200], hold_lane=span(60))
-    await start(client, job_id, worker=text[:100])
-    error = pb.FailureReport(code="E", message=long[:2_000], details=struct(**{text[:100]: long[:4_000]}))
-    await fail(client, job_id, attempt=2, error=error, request_id=request_id + "-fail")
-    await retry(client, job_id, immediately=True)
-    await start(client, job_id, worker=text[:100])
-    await complete(client, job_id, attempt=3, result=struct(**{text: long}), result_count=3)
-
-
-def stored_text(url: str) -> str:
-    """All rows of all tables, as text."""
-    if url.startswith("sqlite:///"):
-        return repr(rows(Path(url.removeprefix("sqlite:///"))))
-    with psycopg.connect(url) as connection:
-        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()").fetchall()
-        found = [connection.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(name))) for (name,) in tables]
-        return repr([some.fetchall() for some in found])
-
-
-def holds(path: Path, *texts: bytes) -> list[str]:
-    """Which files of a store hold one of these texts."""
-    files = [Path(f"{path}{suffix}") for suffix in ("", "-wal", "-shm")]
-    return [file.name for file in files if any(text in file.read_bytes() for text in texts)]
 
 
 # What is erased.
@@ -134,27 +86,35 @@ async def test_no_query_finds_a_text_of_an_erased_job(
     assert (audit[1].__dict__["job"], audit[1].__dict__["jobs"], audit[1].__dict__["outcome"]) == ("one", 1, "done")
 
 
-async def test_all_jobs_of_a_source_are_erased_and_those_of_others_are_not(either: Running, url: str) -> None:
+@all_ways
+async def test_all_jobs_of_a_source_or_with_a_label_are_erased_and_those_of_others_are_not(
+    either: Running, url: str, wanted: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     for number in range(20):
-        await create(either, f"mine-{number}", source_id=SECRET, metadata=struct(text=SECRET))
+        await create(either, f"mine-{number}", **wanted, metadata=struct(text=SECRET))
         await cancel(either, f"mine-{number}", reason=SECRET)
-    await create(either, "theirs", source_id="other", metadata=struct(text="theirs"))
+    await create(either, "theirs", source_id="other", labels=dict.fromkeys(LABELS, "other"))
     await cancel(either, "theirs", reason="their reason")
     before = await get(either, "theirs")
 
-    done = await erase(either, source_id=SECRET)
+    done = await erase(either, **wanted)
 
     assert (done.jobs, done.events, done.unfinished) == (20, 40, 0)
-    assert "confidential" not in stored_text(url)
+    told = stored_text(url)
+    assert [part for part in ("ë-confidential", "\\xc3\\xab-confidential") if part in told] == []
     assert await get(either, "theirs") == before
     assert (await history(either, "theirs"))[-1].cancelled.reason == "their reason"
+    audit = [record.__dict__ for record in caplog.records if record.name == erasing.__name__]
+    assert [(line["of"], line["job"]) for line in audit] == [(OF[next(iter(wanted))], "")] * 2
+    assert "confidential" not in str(audit)
 
 
 async def test_the_events_of_jobs_that_cleanup_deleted_are_erased_too(
     either: Running, url: str, clock: WatchedClock
 ) -> None:
-    for job_id in ("by-id", "by-source"):
-        await create(either, job_id, source_id=SECRET, metadata=struct(text=SECRET), request_id="Zoe-" + job_id)
+    for job_id, named in {"by-id": BY_SOURCE, "by-source": BY_SOURCE, "by-label": BY_LABEL}.items():
+        await create(either, job_id, **named, metadata=struct(text=SECRET), request_id="Zoe-" + job_id)
         await cancel(either, job_id)
     clock.advance(31 * DAY)
     await either.maintenance.Cleanup(mpb.CleanupRequest(older_than=span(0), force=True))
@@ -163,13 +123,21 @@ async def test_the_events_of_jobs_that_cleanup_deleted_are_erased_too(
 
     one = await erase(either, id="by-id")
     rest = await erase(either, source_id=SECRET)
+    labelled = await erase(either, labels=LABELS)
 
-    assert (one.jobs, rest.jobs) == (1, 0)
+    assert (one.jobs, rest.jobs, labelled.jobs) == (1, 0, 0)
+    # Of the events, retention has left the deletion.
+    assert (labelled.events, labelled.request_ids) == (1, 1)
     assert "confidential" not in stored_text(url)
 
 
 @pytest.mark.parametrize("text", ["~", SECRET, SECRET * 500], ids=["a byte", "a word", "8 KiB"])
-async def test_no_byte_of_it_is_in_the_file_nor_in_a_backup(path: Path, clock: WatchedClock, text: str) -> None:
+@all_ways
+async def test_no_byte_of_it_is_in_the_file_nor_in_a_backup(
+    path: Path, clock: WatchedClock, text: str, wanted: dict[str, Any]
+) -> None:
+    if wanted is BY_LABEL:
+        wanted = {"labels": dict.fromkeys(LABELS, text[:30])}
     async with serving(path, clock) as running:
         for number in range(8):
             await create(running, f"other-{number}", metadata=struct(text="ordinary" * 500 * number))
@@ -178,7 +146,7 @@ async def test_no_byte_of_it_is_in_the_file_nor_in_a_backup(path: Path, clock: W
             await cancel(running, f"other-{number}", reason="ordinary")
         assert len(text) == 1 or holds(path, BYTES)
 
-        await erase(running, source_id=SECRET)
+        await erase(running, **wanted)
 
         back_up(path, path.with_name("backup.db"), lambda _done, _all: None)
         searched = (BYTES, b"Zoe-", text.encode() * 20)
@@ -279,22 +247,21 @@ async def test_a_member_of_a_running_group_is_kept(either: Running) -> None:
     assert (await refused(erase(either, id="member"))).metadata["why"] == "kept"
 
 
-async def test_unfinished_jobs_of_a_source_are_counted_and_untouched(either: Running) -> None:
-    await create(either, "ended", source_id=SECRET)
+@all_ways
+async def test_unfinished_jobs_are_counted_and_untouched(either: Running, wanted: dict[str, Any]) -> None:
+    await create(either, "ended", **wanted)
     await cancel(either, "ended")
-    await create(either, "running", source_id=SECRET, metadata=struct(text=SECRET), request_id="Zoe-running")
+    await create(either, "running", **wanted, metadata=struct(text=SECRET), request_id="Zoe-running")
     before = await get(either, "running")
+    history_before = await history(either, "running")
 
-    done = await erase(either, source_id=SECRET)
+    done = await erase(either, **wanted)
 
     assert (done.jobs, done.unfinished, list(done.unfinished_job_ids)) == (1, 1, ["running"])
     assert await get(either, "running") == before
-    assert (await history(either, "running"))[0].job.source_id == SECRET
+    assert await history(either, "running") == history_before
     # Its request id is still known.
-    assert (
-        await create(either, "running", source_id=SECRET, metadata=struct(text=SECRET), request_id="Zoe-running")
-        == before
-    )
+    assert await create(either, "running", **wanted, metadata=struct(text=SECRET), request_id="Zoe-running") == before
 
 
 async def test_a_new_job_with_the_id_of_an_erased_one_is_not_touched(either: Running) -> None:
@@ -319,10 +286,15 @@ async def test_a_new_job_with_the_id_of_an_erased_one_is_not_touched(either: Run
         ({"id": "a", "source_id": "b"}, "source_id"),
         ({"id": " "}, "id"),
         ({"source_id": "x" * 257}, "source_id"),
+        ({"source_id": "a", "labels": LABELS}, "labels"),
+        ({"labels": {"": "x"}}, "labels"),
+        ({"labels": {"a b": "x"}}, "labels"),
+        ({"labels": {"a": "x" * 65}}, "labels[a]"),
+        ({"labels": {f"a{number}": "" for number in range(9)}}, "labels"),
     ],
-    ids=["nothing", "both", "no id", "a long source"],
+    ids=["nothing", "both", "no id", "a long source", "a source and labels", "no key", "a space", "long", "9 labels"],
 )
-async def test_what_names_no_jobs_is_refused(running: Running, wanted: dict[str, str], field: str) -> None:
+async def test_what_names_no_jobs_is_refused(running: Running, wanted: dict[str, Any], field: str) -> None:
     refusal = await refused(erase(running, **wanted))
 
     assert refusal.brief == ("INVALID_ARGUMENT", "INVALID_FIELD")
@@ -334,20 +306,22 @@ async def test_what_names_no_jobs_is_refused(running: Running, wanted: dict[str,
 
 async def test_watchers_of_any_filter_get_the_deletion_live_and_later(either: Running) -> None:
     filters: list[dict[str, Any]] = [{}, {"job_ids": ["one"]}, {"source_ids": [SECRET]}, {"job_types": ["default"]}]
+    filters.append({"labels": LABELS})
     latest: list[str] = []
-    await create(either, "one", source_id=SECRET)
+    await create(either, "one", source_id=SECRET, labels=LABELS)
     await cancel(either, "one", reason=SECRET)
     for wanted in filters:
         async with watching(either, pb.WatchEventsRequest(**wanted)) as watch:
             latest.append((await watch.response()).cursor)
-    async with asyncio.TaskGroup() as tasks, watching_live(either, source_ids=[SECRET]) as live:
-        deletion = tasks.create_task(live.event(DELETED))
-        await erase(either, id="one")
-        assert (await deletion).job.id == "one"
+    live = (watching_live(either, source_ids=[SECRET]), watching_live(either, labels=LABELS))
+    async with asyncio.TaskGroup() as tasks, live[0] as by_source, live[1] as by_label:
+        deletions = [tasks.create_task(watch.event(DELETED)) for watch in (by_source, by_label)]
+        await erase(either, labels=LABELS)
+        assert [(await deletion).job.id for deletion in deletions] == ["one", "one"]
 
     for wanted, cursor in zip(filters, latest, strict=True):
         (event,) = await events_after(either, cursor, **wanted)
-        assert (event.type, event.job.id, event.job.source_id) == (DELETED, "one", "")
+        assert (event.type, event.job.id, event.job.source_id, dict(event.job.labels)) == (DELETED, "one", "", {})
 
 
 async def test_a_watcher_in_the_middle_of_the_log_reads_on_without_the_text(either: Running) -> None:

@@ -11,9 +11,10 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
 from jobstate_server.domain.durations import SECOND
 
-from ..support.calls import complete, create, get, history, names, refused, span, start, watching
+from ..support.calls import complete, create, get, history, names, refused, span, start, struct, watching
 from ..support.clock import WatchedClock
 from ..support.server import Running
+from .support import looks_like_a_label
 
 LABELS = {"tenant": "acme", "env": "", "app.kubernetes.io/name": "ß 𝔘 %"}
 
@@ -106,9 +107,7 @@ async def test_a_snapshot_has_the_jobs_with_the_labels_and_their_deletion_is_tol
 
 
 async def test_what_only_looks_like_a_label_is_none(running: Running) -> None:
-    # The bytes of a label, in a text of another job that is in its events.
-    looks_alike = job_pb2.Job(labels={"a": "1"}).SerializeToString()[1:].decode()
-    await create(running, "job", labels={"b": f"x{looks_alike}"}, lane=looks_alike)
+    await create(running, "job", labels={"b": "1"}, metadata=struct(text=looks_like_a_label("a", "1")))
     await create(running, "other", labels={"a": "1"})
 
     assert [event.job.id for event in await history(running, labels={"a": "1"})] == ["other"]

@@ -12,8 +12,6 @@ from jobstate_server.domain.filters import JobFilter, Position
 from jobstate_server.domain.job import INT64_MAX, JobState
 from jobstate_server.domain.reads import Reads
 from jobstate_server.store.base import Store
-from jobstate_server.store.errors import TransactionConflict
-from jobstate_server.store.postgres.store import PostgresStore
 from jobstate_server.store.records import Changes, MovedBulkRun, StoredRequest
 
 from .support import a_job, keep, keep_jobs, reading
@@ -42,17 +40,6 @@ def test_how_far_it_has_come_is_read_back_and_moves(store: Store, progress: Bulk
     keep(store, moved(BEGUN, progress))
 
     assert (stored(store).bulk, stored(store).time) == (progress, 5)
-
-
-def test_servers_that_share_a_store_move_it_only_from_where_it_is(store: Store) -> None:
-    if not isinstance(store, PostgresStore):
-        pytest.skip("one server only")
-    keep(store, Changes(requests=[StoredRequest(REQUEST, "", 3, bulk=BEGUN)]))
-
-    with pytest.raises(TransactionConflict):
-        keep(store, moved(FURTHER, BulkProgress(8)))
-
-    assert stored(store).bulk == BEGUN
 
 
 def test_matching_jobs_are_read_in_the_order_of_their_creation(store: Store) -> None:

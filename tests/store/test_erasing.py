@@ -8,7 +8,7 @@ from jobstate_server.domain.job import JobState
 from jobstate_server.domain.reads import Named, Reads
 from jobstate_server.engine.erasing import erased
 from jobstate_server.store.base import Reader, Store
-from jobstate_server.store.erasing import ErasedEvent, ErasedLane, UsedRequest
+from jobstate_server.store.erasing import EVENTS_SEARCHED_MAX, ErasedEvent, ErasedLane, UsedRequest
 from jobstate_server.store.event_check import event_check
 from jobstate_server.store.records import Changes, LaneChange, StoredEvent
 
@@ -76,6 +76,22 @@ def test_the_erased_deletion_of_a_job_passes_every_filter_of_sources(store: Stor
     assert reader.events(0, OF_SOURCE, 100, UNBOUNDED).events == found
 
 
+def test_events_are_found_by_the_bytes_in_their_payloads_within_every_bound(store: Store, reader: Reader) -> None:
+    payloads = [b"\x00%_a\xff", b"", b"\x00%_b", b"a\x00%_", b"\x00%_" * 9, b"\xff\x00%_"]
+    keep_events(store, *(an_event(f"job-{number}", payload=payload) for number, payload in enumerate(payloads)))
+
+    def found(after: int, *parts: bytes, limit: int = 100, bytes_max: int = UNBOUNDED) -> tuple[list[int], int]:
+        events, through = reader.search_events(after, parts, limit, bytes_max)
+        return [event.sequence for event in events], through
+
+    end = EVENTS_SEARCHED_MAX
+    assert found(0, b"\x00%_") == ([1, 3, 4, 5, 6], end)
+    assert found(1, b"\x00%_", b"\xff") == ([6], end + 1)
+    assert found(0, b"\x00%_", limit=2) == ([1, 3], 3)
+    assert found(3, b"\x00%_", bytes_max=5) == ([4], 4)
+    assert found(0, b"\x00a") == ([], end)
+
+
 def test_events_that_retention_has_removed_are_passed_over(store: Store, reader: Reader) -> None:
     keep_events(store, *(an_event(time=number, payload=b"\x3a\x00") for number in range(3)))
     events = [event for event, _ in erased(stored(reader))]
@@ -117,17 +133,6 @@ def test_request_ids_of_one_time_are_in_one_page(store: Store, reader: Reader) -
     assert (len(page.requests), page.next_time) == (9, 6)
     assert isinstance(page.requests[0], UsedRequest)
     assert reader.requests_from(6, 4) == ([], None)
-
-
-def test_jobs_of_a_source_are_found_in_whatever_state_page_by_page(store: Store, reader: Reader) -> None:
-    states = [JobState.QUEUED, JobState.COMPLETED, JobState.PROCESSING]
-    jobs = [a_job(f"job-{number}", state=state, create_time=number) for number, state in enumerate(states)]
-    keep_jobs(store, *jobs, a_job("job-9", source_id="other"))
-
-    first = reader.jobs_of("source", None, 2)
-
-    assert [place.job_id for place in first] == ["job-0", "job-1"]
-    assert [place.job_id for place in reader.jobs_of("source", first[-1].place, 9)] == ["job-2"]
 
 
 def test_jobs_are_selected_by_id_in_whatever_state(store: Store) -> None:

@@ -16,7 +16,7 @@ class ErasureResult:
     events: int
     request_ids: int
     unfinished: int
-    """Jobs of the source that are left, because they are not final or are still needed."""
+    """Jobs of the source, or with the labels, that are left, because they are not final or are still needed."""
     unfinished_job_ids: tuple[str, ...]
     """The first 100 of them."""
 

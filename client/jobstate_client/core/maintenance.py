@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from jobstate.v1 import maintenance_service_pb2 as pb
+from jobstate_client.core import validation
 from jobstate_client.core.calls import Call, decode_with
 from jobstate_client.core.documents import duration
 from jobstate_client.core.values import Span
@@ -44,15 +46,20 @@ def cleanup(
     return Call("Cleanup", request, decode_with("cleanup_result"), timeout)
 
 
-def erase(*, job_id: str = "", source_id: str = "", timeout: Span | None = TASK_TIMEOUT_S) -> Call[ErasureResult]:
-    """Delete one final job, or all final jobs of a source, with every text that came with them.
+def erase(
+    *,
+    job_id: str = "",
+    source_id: str = "",
+    labels: Mapping[str, str] | None = None,
+    timeout: Span | None = TASK_TIMEOUT_S,
+) -> Call[ErasureResult]:
+    """Delete one final job, or all final jobs of a source or with some labels, with every text that came with them.
 
-    Give one of ``job_id`` and ``source_id``. The job of an id must be final. Of a source, what is not final yet is
-    counted as ``unfinished``: repeat the call when it has ended.
+    Give one of ``job_id``, ``source_id`` and ``labels``. The job of an id must be final. Of the others, what is not
+    final yet is counted as ``unfinished``: repeat the call when it has ended. Jobs must have all of the ``labels``.
     """
-    return Call(
-        "Erase", pb.EraseRequest(id=job_id, source_id=source_id), decode_with("erasure_result", "erasure"), timeout
-    )
+    request = pb.EraseRequest(id=job_id, source_id=source_id, labels=validation.labels(labels))
+    return Call("Erase", request, decode_with("erasure_result", "erasure"), timeout)
 
 
 def check_health(*, timeout: Span | None = None) -> Call[Health]:

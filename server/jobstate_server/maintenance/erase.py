@@ -1,8 +1,9 @@
 """Erase: deletes final jobs with every text that came with them, from wherever the store has it.
 
-First the jobs are deleted. What is about a job that is gone can then be found by its id, or in the log by its source:
-request ids, the events themselves, and at last the bytes that the store no longer needs. So a repeat of an interrupted
-run finds what is left: the events, which say where to look, are erased after everything else that they lead to.
+First the jobs are deleted. What is about a job that is gone can then be found by its id, or in the log by its source or
+its labels: request ids, the events themselves, and at last the bytes that the store no longer needs. So a repeat of an
+interrupted run finds what is left: the events, which say where to look, are erased after everything else that they lead
+to.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from jobstate_server.domain.caller import Caller
 from jobstate_server.domain.durations import MILLISECOND, SECOND
 from jobstate_server.domain.erasing import EraseFinished
 from jobstate_server.domain.errors import StoreUnavailable
-from jobstate_server.domain.events import is_erased
-from jobstate_server.domain.filters import EventFilter, Position
+from jobstate_server.domain.filters import EventFilter, JobFilter, Position
 from jobstate_server.domain.job import FinishedJob
+from jobstate_server.domain.labels import Labels
 from jobstate_server.domain.rules.maintenance import refusal_to_erase
 from jobstate_server.engine.committer import Committer
-from jobstate_server.engine.erasing import erased
+from jobstate_server.engine.erasing import erased, to_erase
 from jobstate_server.engine.outcomes import DeletedOutcome
 from jobstate_server.engine.pace import Pace, pause
 from jobstate_server.engine.readers import Readers
@@ -43,12 +44,6 @@ IDS_AT_ONCE = 50_000
 
 REQUESTS_AT_ONCE = 2_000
 """Request ids read at once: some milliseconds of the interpreter, which callers wait for meanwhile."""
-
-EVENTS_AT_ONCE = 500
-"""Events read at once."""
-
-EVENTS_BYTES_MAX = 1024 * 1024
-"""Payload read at once."""
 
 ROWS_AT_ONCE = 512
 """Events or request ids erased in one transaction at most."""
@@ -82,13 +77,29 @@ class Forgotten:
 
     job_id: str = ""
     source_id: str = ""
+    labels: Labels = ()
+    """Those of the jobs: all of them."""
+
+    @property
+    def kind(self) -> str:
+        """What is given. It has nothing of the source and the labels, which are erased."""
+        return "a job" if self.job_id else "a source" if self.source_id else "labels"
+
+    @property
+    def jobs(self) -> JobFilter:
+        """The jobs of the source, or with the labels."""
+        return JobFilter(source_ids=tuple(self._sources), labels=self.labels)
 
     @property
     def events(self) -> EventFilter:
         """The events of the jobs."""
         if self.job_id:
             return EventFilter(job_ids=frozenset((self.job_id,)))
-        return EventFilter(source_ids=frozenset((self.source_id,)))
+        return EventFilter(source_ids=frozenset(self._sources), labels=self.labels)
+
+    @property
+    def _sources(self) -> list[str]:
+        return [self.source_id] if self.source_id else []
 
 
 @dataclass(slots=True)
@@ -99,7 +110,7 @@ class Erasure:
     events: int = 0
     request_ids: int = 0
     unfinished: int = 0
-    """Jobs of the source that were left, because they are not final or are still needed."""
+    """Jobs of the source, or with the labels, that were left, because they are not final or are still needed."""
     unfinished_job_ids: list[str] = field(default_factory=list)
     """The first of them, at most ``JOB_IDS_RETURNED_MAX``."""
 
@@ -130,8 +141,8 @@ class Erase:
             Unavailable: a part was erased.
         """
         done = Erasure()
-        # An id stays in the log, but a source is erased: who asked for it knows it.
-        about = {"actor": caller.actor, "of": "a job" if wanted.job_id else "a source", "job": wanted.job_id}
+        # An id stays in the log, but a source and labels are erased: who asked for them knows them.
+        about = {"actor": caller.actor, "of": wanted.kind, "job": wanted.job_id}
         log.info("erasing", extra=about)
         outcome = "interrupted"
         try:
@@ -161,7 +172,7 @@ class _Run:
         if wanted.job_id:
             await self._delete_one(wanted.job_id, caller)
         else:
-            await self._delete_all(wanted.source_id, caller)
+            await self._delete_all(wanted.jobs, caller)
             async for page in self._pages(wanted.events):
                 await self._look_for({event.job_id for event in page})
         await self._forget_requests()
@@ -178,20 +189,21 @@ class _Run:
             raise refusal_to_erase(job)
         self._ids.add(job_id)
 
-    async def _delete_all(self, source_id: str, caller: Caller) -> None:
+    async def _delete_all(self, wanted: JobFilter, caller: Caller) -> None:
         slices = Slices(self._committer, self._clock, JOBS_AT_ONCE)
         after: Position | None = None
         while True:
             limit = slices.rows
-            jobs = await self._readers.run(
-                lambda reader, after=after, limit=limit: reader.jobs_of(source_id, after, limit)  # type: ignore[misc]
+            jobs, after = await self._readers.run(
+                lambda reader, after=after, limit=limit: reader.matching_jobs(wanted, after, limit)  # type: ignore[misc]
             )
-            if not jobs:
+            # Where few of many jobs have all of the labels, a page may be empty.
+            if jobs:
+                for job in await self._delete([job.id for job in jobs], caller, slices):
+                    self._done.leave(job)
+                await self._look_for({job.id for job in jobs})
+            if after is None:
                 break
-            for job in await self._delete([job.job_id for job in jobs], caller, slices):
-                self._done.leave(job)
-            await self._look_for({job.job_id for job in jobs})
-            after = jobs[-1].place
 
     async def _delete(self, job_ids: Sequence[str], caller: Caller, slices: Slices | None = None) -> list[FinishedJob]:
         """Delete those of these jobs that may be deleted. Returns the others."""
@@ -220,13 +232,11 @@ class _Run:
         state = await self._readers.run(lambda reader: reader.log_state())
         after = state.horizon
         while after < state.head:
-            page = await self._readers.run(
-                lambda reader, after=after: reader.events(  # type: ignore[misc]
-                    after, wanted, EVENTS_AT_ONCE, EVENTS_BYTES_MAX
-                )
+            page, after = await self._readers.run(
+                lambda reader, after=after: to_erase(reader, after, wanted)  # type: ignore[misc]
             )
-            yield [event for event in page.events if not is_erased(event.payload)]
-            after = page.scanned
+            if page:
+                yield page
 
     async def _look_for(self, job_ids: Collection[str]) -> None:
         """Look for the request ids of these jobs, now or later."""

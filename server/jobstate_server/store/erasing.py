@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from jobstate_server.domain.filters import Position
+from jobstate_server.store.records import StoredEvent
+
+EVENTS_SEARCHED_MAX = 2_000
+"""Events whose payloads one read looks into: some milliseconds, and with the largest documents about 130 MB."""
 
 CLEAR_FROM_END = -1
 """In place of a page: begin at the end of the file."""
@@ -30,13 +33,6 @@ class ErasedLane(NamedTuple):
     lane: str
     hold_reason: str
     """Why the event held the lane. Empty if it did not."""
-
-
-class JobPlace(NamedTuple):
-    """A job of a source, and its place among them."""
-
-    job_id: str
-    place: Position
 
 
 class UsedRequest(NamedTuple):
@@ -77,8 +73,14 @@ class Clearing(NamedTuple):
 class ErasureReads(Protocol):
     """The part of a reader."""
 
-    def jobs_of(self, source_id: str, after: Position | None, limit: int) -> list[JobPlace]:
-        """The next jobs of a source in the order of their creation, in whatever state."""
+    def search_events(
+        self, after: int, parts: Sequence[bytes], limit: int, bytes_max: int
+    ) -> tuple[list[StoredEvent], int]:
+        """The next events after a sequence whose payloads have all of these bytes, and through which sequence they were
+        looked for: at most ``EVENTS_SEARCHED_MAX`` further.
+
+        At most ``limit`` and, after the first, ``bytes_max`` of payload.
+        """
 
     def requests_from(self, time: int, limit: int) -> RequestPage:
         """About ``limit`` request ids, from those that were used at this time on."""

@@ -405,7 +405,11 @@ type EraseRequest struct {
 	// Id of one job, as in CreateRequest. Earlier jobs with this id are erased too.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The source of the jobs, as in CreateRequest, at most 256 bytes.
-	SourceId      string `protobuf:"bytes,2,opt,name=source_id,json=sourceId,proto3" json:"source_id,omitempty"`
+	SourceId string `protobuf:"bytes,2,opt,name=source_id,json=sourceId,proto3" json:"source_id,omitempty"`
+	// The jobs that have all of these labels, each with exactly this value, as in ListRequest. At most 8. A group is one of
+	// these jobs; its members have labels of their own. Jobs that were deleted before are looked for in the whole log,
+	// which takes about half a minute for each ten million events.
+	Labels        map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -454,6 +458,13 @@ func (x *EraseRequest) GetSourceId() string {
 	return ""
 }
 
+func (x *EraseRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 // EraseResponse counts what was erased. All counts are 0 when there was nothing, as in a repeat.
 type EraseResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -463,8 +474,8 @@ type EraseResponse struct {
 	Events int64 `protobuf:"varint,2,opt,name=events,proto3" json:"events,omitempty"`
 	// How many request ids of calls about these jobs were forgotten. A repeat of such a call is a new call.
 	RequestIds int64 `protobuf:"varint,3,opt,name=request_ids,json=requestIds,proto3" json:"request_ids,omitempty"`
-	// How many jobs of the source were left as they are, because they are not final or are still needed by jobs that are
-	// not. Repeat the call when they have ended. Always 0 for an id.
+	// How many jobs of the source, or with the labels, were left as they are, because they are not final or are still
+	// needed by jobs that are not. Repeat the call when they have ended. Always 0 for an id.
 	Unfinished int64 `protobuf:"varint,4,opt,name=unfinished,proto3" json:"unfinished,omitempty"`
 	// Ids of the first 100 of these.
 	UnfinishedJobIds []string `protobuf:"bytes,5,rep,name=unfinished_job_ids,json=unfinishedJobIds,proto3" json:"unfinished_job_ids,omitempty"`
@@ -966,10 +977,14 @@ const file_jobstate_v1_maintenance_service_proto_rawDesc = "" +
 	"\x05force\x18\x03 \x01(\bR\x05force\"=\n" +
 	"\x0fCleanupResponse\x12\x12\n" +
 	"\x04jobs\x18\x01 \x01(\x03R\x04jobs\x12\x16\n" +
-	"\x06events\x18\x02 \x01(\x03R\x06events\";\n" +
+	"\x06events\x18\x02 \x01(\x03R\x06events\"\xb5\x01\n" +
 	"\fEraseRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
-	"\tsource_id\x18\x02 \x01(\tR\bsourceId\"\xaa\x01\n" +
+	"\tsource_id\x18\x02 \x01(\tR\bsourceId\x12=\n" +
+	"\x06labels\x18\x03 \x03(\v2%.jobstate.v1.EraseRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xaa\x01\n" +
 	"\rEraseResponse\x12\x12\n" +
 	"\x04jobs\x18\x01 \x01(\x03R\x04jobs\x12\x16\n" +
 	"\x06events\x18\x02 \x01(\x03R\x06events\x12\x1f\n" +
@@ -1040,7 +1055,7 @@ func file_jobstate_v1_maintenance_service_proto_rawDescGZIP() []byte {
 }
 
 var file_jobstate_v1_maintenance_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_jobstate_v1_maintenance_service_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_jobstate_v1_maintenance_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_jobstate_v1_maintenance_service_proto_goTypes = []any{
 	(HealthState)(0),              // 0: jobstate.v1.HealthState
 	(*CheckStaleRequest)(nil),     // 1: jobstate.v1.CheckStaleRequest
@@ -1056,36 +1071,38 @@ var file_jobstate_v1_maintenance_service_proto_goTypes = []any{
 	(*ListTasksRequest)(nil),      // 11: jobstate.v1.ListTasksRequest
 	(*ListTasksResponse)(nil),     // 12: jobstate.v1.ListTasksResponse
 	(*Task)(nil),                  // 13: jobstate.v1.Task
-	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	nil,                           // 14: jobstate.v1.EraseRequest.LabelsEntry
+	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
 }
 var file_jobstate_v1_maintenance_service_proto_depIdxs = []int32{
-	14, // 0: jobstate.v1.CleanupRequest.older_than:type_name -> google.protobuf.Duration
-	0,  // 1: jobstate.v1.CheckHealthResponse.state:type_name -> jobstate.v1.HealthState
-	14, // 2: jobstate.v1.CheckHealthResponse.oldest_queued_age:type_name -> google.protobuf.Duration
-	14, // 3: jobstate.v1.CheckHealthResponse.commit_latency_p99:type_name -> google.protobuf.Duration
-	14, // 4: jobstate.v1.CheckHealthResponse.oldest_unclaimed_age:type_name -> google.protobuf.Duration
-	13, // 5: jobstate.v1.ListTasksResponse.tasks:type_name -> jobstate.v1.Task
-	15, // 6: jobstate.v1.Task.last_run:type_name -> google.protobuf.Timestamp
-	14, // 7: jobstate.v1.Task.last_duration:type_name -> google.protobuf.Duration
-	15, // 8: jobstate.v1.Task.next_run:type_name -> google.protobuf.Timestamp
-	1,  // 9: jobstate.v1.MaintenanceService.CheckStale:input_type -> jobstate.v1.CheckStaleRequest
-	3,  // 10: jobstate.v1.MaintenanceService.RetryFailed:input_type -> jobstate.v1.RetryFailedRequest
-	5,  // 11: jobstate.v1.MaintenanceService.Cleanup:input_type -> jobstate.v1.CleanupRequest
-	7,  // 12: jobstate.v1.MaintenanceService.Erase:input_type -> jobstate.v1.EraseRequest
-	9,  // 13: jobstate.v1.MaintenanceService.CheckHealth:input_type -> jobstate.v1.CheckHealthRequest
-	11, // 14: jobstate.v1.MaintenanceService.ListTasks:input_type -> jobstate.v1.ListTasksRequest
-	2,  // 15: jobstate.v1.MaintenanceService.CheckStale:output_type -> jobstate.v1.CheckStaleResponse
-	4,  // 16: jobstate.v1.MaintenanceService.RetryFailed:output_type -> jobstate.v1.RetryFailedResponse
-	6,  // 17: jobstate.v1.MaintenanceService.Cleanup:output_type -> jobstate.v1.CleanupResponse
-	8,  // 18: jobstate.v1.MaintenanceService.Erase:output_type -> jobstate.v1.EraseResponse
-	10, // 19: jobstate.v1.MaintenanceService.CheckHealth:output_type -> jobstate.v1.CheckHealthResponse
-	12, // 20: jobstate.v1.MaintenanceService.ListTasks:output_type -> jobstate.v1.ListTasksResponse
-	15, // [15:21] is the sub-list for method output_type
-	9,  // [9:15] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	15, // 0: jobstate.v1.CleanupRequest.older_than:type_name -> google.protobuf.Duration
+	14, // 1: jobstate.v1.EraseRequest.labels:type_name -> jobstate.v1.EraseRequest.LabelsEntry
+	0,  // 2: jobstate.v1.CheckHealthResponse.state:type_name -> jobstate.v1.HealthState
+	15, // 3: jobstate.v1.CheckHealthResponse.oldest_queued_age:type_name -> google.protobuf.Duration
+	15, // 4: jobstate.v1.CheckHealthResponse.commit_latency_p99:type_name -> google.protobuf.Duration
+	15, // 5: jobstate.v1.CheckHealthResponse.oldest_unclaimed_age:type_name -> google.protobuf.Duration
+	13, // 6: jobstate.v1.ListTasksResponse.tasks:type_name -> jobstate.v1.Task
+	16, // 7: jobstate.v1.Task.last_run:type_name -> google.protobuf.Timestamp
+	15, // 8: jobstate.v1.Task.last_duration:type_name -> google.protobuf.Duration
+	16, // 9: jobstate.v1.Task.next_run:type_name -> google.protobuf.Timestamp
+	1,  // 10: jobstate.v1.MaintenanceService.CheckStale:input_type -> jobstate.v1.CheckStaleRequest
+	3,  // 11: jobstate.v1.MaintenanceService.RetryFailed:input_type -> jobstate.v1.RetryFailedRequest
+	5,  // 12: jobstate.v1.MaintenanceService.Cleanup:input_type -> jobstate.v1.CleanupRequest
+	7,  // 13: jobstate.v1.MaintenanceService.Erase:input_type -> jobstate.v1.EraseRequest
+	9,  // 14: jobstate.v1.MaintenanceService.CheckHealth:input_type -> jobstate.v1.CheckHealthRequest
+	11, // 15: jobstate.v1.MaintenanceService.ListTasks:input_type -> jobstate.v1.ListTasksRequest
+	2,  // 16: jobstate.v1.MaintenanceService.CheckStale:output_type -> jobstate.v1.CheckStaleResponse
+	4,  // 17: jobstate.v1.MaintenanceService.RetryFailed:output_type -> jobstate.v1.RetryFailedResponse
+	6,  // 18: jobstate.v1.MaintenanceService.Cleanup:output_type -> jobstate.v1.CleanupResponse
+	8,  // 19: jobstate.v1.MaintenanceService.Erase:output_type -> jobstate.v1.EraseResponse
+	10, // 20: jobstate.v1.MaintenanceService.CheckHealth:output_type -> jobstate.v1.CheckHealthResponse
+	12, // 21: jobstate.v1.MaintenanceService.ListTasks:output_type -> jobstate.v1.ListTasksResponse
+	16, // [16:22] is the sub-list for method output_type
+	10, // [10:16] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_maintenance_service_proto_init() }
@@ -1099,7 +1116,7 @@ func file_jobstate_v1_maintenance_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_jobstate_v1_maintenance_service_proto_rawDesc), len(file_jobstate_v1_maintenance_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

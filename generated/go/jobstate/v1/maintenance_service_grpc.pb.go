@@ -66,8 +66,9 @@ type MaintenanceServiceClient interface {
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD) when older_than is negative, or below 1 hour without force.
 	Cleanup(ctx context.Context, in *CleanupRequest, opts ...grpc.CallOption) (*CleanupResponse, error)
-	// Erase deletes one final job, or all final jobs of a source, and every text that came with them: metadata, results,
-	// errors, messages, reasons, workers, lanes, unique keys, source_id, and the request ids of their calls.
+	// Erase deletes one final job, or all final jobs of a source or with some labels, and every text that came with them:
+	// metadata, results, errors, messages, reasons, workers, lanes, unique keys, source_id, labels, and the request ids of
+	// their calls.
 	//
 	// From COMPLETED, PERMANENTLY_FAILED and CANCELLED; the job is gone, with its attempts, and `.deleted` is appended.
 	// Of its events in the log, type, time, order, states, job id and job type remain: see Event.erased. Cursors stay
@@ -79,8 +80,8 @@ type MaintenanceServiceClient interface {
 	// Works in small slices that do not delay other calls. Safe to repeat: what is erased stays so, and an interrupted
 	// call has erased part of it, so repeat that one. What a call could not erase yet is counted as `unfinished`.
 	//
-	// Errors: INVALID_ARGUMENT (INVALID_FIELD) unless exactly one of id and source_id is given, or when it cannot be
-	// one; FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED) when the job named by id is not final, or is still needed (then
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD) unless exactly one of id, source_id and labels is given, or when it cannot
+	// be one; FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED) when the job named by id is not final, or is still needed (then
 	// with `why` = "kept"). Nothing was erased then. UNAVAILABLE (STORE_UNAVAILABLE) also when a program such as a backup
 	// has been reading an old state of a SQLite store for a minute: what was asked for is deleted, but its bytes may
 	// still be in the file until the call is repeated.
@@ -208,8 +209,9 @@ type MaintenanceServiceServer interface {
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD) when older_than is negative, or below 1 hour without force.
 	Cleanup(context.Context, *CleanupRequest) (*CleanupResponse, error)
-	// Erase deletes one final job, or all final jobs of a source, and every text that came with them: metadata, results,
-	// errors, messages, reasons, workers, lanes, unique keys, source_id, and the request ids of their calls.
+	// Erase deletes one final job, or all final jobs of a source or with some labels, and every text that came with them:
+	// metadata, results, errors, messages, reasons, workers, lanes, unique keys, source_id, labels, and the request ids of
+	// their calls.
 	//
 	// From COMPLETED, PERMANENTLY_FAILED and CANCELLED; the job is gone, with its attempts, and `.deleted` is appended.
 	// Of its events in the log, type, time, order, states, job id and job type remain: see Event.erased. Cursors stay
@@ -221,8 +223,8 @@ type MaintenanceServiceServer interface {
 	// Works in small slices that do not delay other calls. Safe to repeat: what is erased stays so, and an interrupted
 	// call has erased part of it, so repeat that one. What a call could not erase yet is counted as `unfinished`.
 	//
-	// Errors: INVALID_ARGUMENT (INVALID_FIELD) unless exactly one of id and source_id is given, or when it cannot be
-	// one; FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED) when the job named by id is not final, or is still needed (then
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD) unless exactly one of id, source_id and labels is given, or when it cannot
+	// be one; FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED) when the job named by id is not final, or is still needed (then
 	// with `why` = "kept"). Nothing was erased then. UNAVAILABLE (STORE_UNAVAILABLE) also when a program such as a backup
 	// has been reading an old state of a SQLite store for a minute: what was asked for is deleted, but its bytes may
 	// still be in the file until the call is repeated.

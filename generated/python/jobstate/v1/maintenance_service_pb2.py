@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%jobstate/v1/maintenance_service.proto\x12\x0bjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"$\n\x11\x43heckStaleRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"4\n\x12\x43heckStaleResponse\x12\x0f\n\x07job_ids\x18\x01 \x03(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"%\n\x12RetryFailedRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"5\n\x13RetryFailedResponse\x12\x0f\n\x07job_ids\x18\x01 \x03(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"_\n\x0e\x43leanupRequest\x12-\n\nolder_than\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"/\n\x0f\x43leanupResponse\x12\x0c\n\x04jobs\x18\x01 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x03\"-\n\x0c\x45raseRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tsource_id\x18\x02 \x01(\t\"r\n\rEraseResponse\x12\x0c\n\x04jobs\x18\x01 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x03\x12\x13\n\x0brequest_ids\x18\x03 \x01(\x03\x12\x12\n\nunfinished\x18\x04 \x01(\x03\x12\x1a\n\x12unfinished_job_ids\x18\x05 \x03(\t\"\x14\n\x12\x43heckHealthRequest\"\x85\x03\n\x13\x43heckHealthResponse\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.jobstate.v1.HealthState\x12\x10\n\x08problems\x18\x02 \x03(\t\x12\x34\n\x11oldest_queued_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06queued\x18\x04 \x01(\x03\x12\x12\n\nprocessing\x18\x05 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x03\x12\x0f\n\x07overdue\x18\x07 \x01(\x03\x12\x14\n\x0c\x66\x61ilure_rate\x18\x08 \x01(\x01\x12\x0f\n\x07\x62\x61\x63klog\x18\t \x01(\x03\x12\x35\n\x12\x63ommit_latency_p99\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x63ommits\x18\x0b \x01(\x03\x12\x10\n\x08\x63ommands\x18\x0c \x01(\x03\x12\x37\n\x14oldest_unclaimed_age\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\"\x12\n\x10ListTasksRequest\"5\n\x11ListTasksResponse\x12 \n\x05tasks\x18\x01 \x03(\x0b\x32\x11.jobstate.v1.Task\"\x98\x02\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08schedule\x18\x02 \x01(\t\x12,\n\x08last_run\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0clast_outcome\x18\x04 \x01(\t\x12\x30\n\rlast_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x08next_run\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttime_zone\x18\x07 \x01(\t\x12\x10\n\x08job_type\x18\x08 \x01(\t\x12\x13\n\x0blast_job_id\x18\t \x01(\t\x12\x12\n\nlast_error\x18\n \x01(\t*`\n\x0bHealthState\x12\x1c\n\x18HEALTH_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14HEALTH_STATE_HEALTHY\x10\x01\x12\x19\n\x15HEALTH_STATE_DEGRADED\x10\x02\x32\xd9\x03\n\x12MaintenanceService\x12M\n\nCheckStale\x12\x1e.jobstate.v1.CheckStaleRequest\x1a\x1f.jobstate.v1.CheckStaleResponse\x12P\n\x0bRetryFailed\x12\x1f.jobstate.v1.RetryFailedRequest\x1a .jobstate.v1.RetryFailedResponse\x12\x44\n\x07\x43leanup\x12\x1b.jobstate.v1.CleanupRequest\x1a\x1c.jobstate.v1.CleanupResponse\x12>\n\x05\x45rase\x12\x19.jobstate.v1.EraseRequest\x1a\x1a.jobstate.v1.EraseResponse\x12P\n\x0b\x43heckHealth\x12\x1f.jobstate.v1.CheckHealthRequest\x1a .jobstate.v1.CheckHealthResponse\x12J\n\tListTasks\x12\x1d.jobstate.v1.ListTasksRequest\x1a\x1e.jobstate.v1.ListTasksResponseBm\n\x0eio.jobstate.v1B\x17MaintenanceServiceProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%jobstate/v1/maintenance_service.proto\x12\x0bjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"$\n\x11\x43heckStaleRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"4\n\x12\x43heckStaleResponse\x12\x0f\n\x07job_ids\x18\x01 \x03(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"%\n\x12RetryFailedRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"5\n\x13RetryFailedResponse\x12\x0f\n\x07job_ids\x18\x01 \x03(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"_\n\x0e\x43leanupRequest\x12-\n\nolder_than\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"/\n\x0f\x43leanupResponse\x12\x0c\n\x04jobs\x18\x01 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x03\"\x93\x01\n\x0c\x45raseRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tsource_id\x18\x02 \x01(\t\x12\x35\n\x06labels\x18\x03 \x03(\x0b\x32%.jobstate.v1.EraseRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"r\n\rEraseResponse\x12\x0c\n\x04jobs\x18\x01 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x03\x12\x13\n\x0brequest_ids\x18\x03 \x01(\x03\x12\x12\n\nunfinished\x18\x04 \x01(\x03\x12\x1a\n\x12unfinished_job_ids\x18\x05 \x03(\t\"\x14\n\x12\x43heckHealthRequest\"\x85\x03\n\x13\x43heckHealthResponse\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.jobstate.v1.HealthState\x12\x10\n\x08problems\x18\x02 \x03(\t\x12\x34\n\x11oldest_queued_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06queued\x18\x04 \x01(\x03\x12\x12\n\nprocessing\x18\x05 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x03\x12\x0f\n\x07overdue\x18\x07 \x01(\x03\x12\x14\n\x0c\x66\x61ilure_rate\x18\x08 \x01(\x01\x12\x0f\n\x07\x62\x61\x63klog\x18\t \x01(\x03\x12\x35\n\x12\x63ommit_latency_p99\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x63ommits\x18\x0b \x01(\x03\x12\x10\n\x08\x63ommands\x18\x0c \x01(\x03\x12\x37\n\x14oldest_unclaimed_age\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\"\x12\n\x10ListTasksRequest\"5\n\x11ListTasksResponse\x12 \n\x05tasks\x18\x01 \x03(\x0b\x32\x11.jobstate.v1.Task\"\x98\x02\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08schedule\x18\x02 \x01(\t\x12,\n\x08last_run\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0clast_outcome\x18\x04 \x01(\t\x12\x30\n\rlast_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x08next_run\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttime_zone\x18\x07 \x01(\t\x12\x10\n\x08job_type\x18\x08 \x01(\t\x12\x13\n\x0blast_job_id\x18\t \x01(\t\x12\x12\n\nlast_error\x18\n \x01(\t*`\n\x0bHealthState\x12\x1c\n\x18HEALTH_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14HEALTH_STATE_HEALTHY\x10\x01\x12\x19\n\x15HEALTH_STATE_DEGRADED\x10\x02\x32\xd9\x03\n\x12MaintenanceService\x12M\n\nCheckStale\x12\x1e.jobstate.v1.CheckStaleRequest\x1a\x1f.jobstate.v1.CheckStaleResponse\x12P\n\x0bRetryFailed\x12\x1f.jobstate.v1.RetryFailedRequest\x1a .jobstate.v1.RetryFailedResponse\x12\x44\n\x07\x43leanup\x12\x1b.jobstate.v1.CleanupRequest\x1a\x1c.jobstate.v1.CleanupResponse\x12>\n\x05\x45rase\x12\x19.jobstate.v1.EraseRequest\x1a\x1a.jobstate.v1.EraseResponse\x12P\n\x0b\x43heckHealth\x12\x1f.jobstate.v1.CheckHealthRequest\x1a .jobstate.v1.CheckHealthResponse\x12J\n\tListTasks\x12\x1d.jobstate.v1.ListTasksRequest\x1a\x1e.jobstate.v1.ListTasksResponseBm\n\x0eio.jobstate.v1B\x17MaintenanceServiceProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'jobstate.v1.maintenance_ser
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016io.jobstate.v1B\027MaintenanceServiceProtoP\001Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1'
-  _globals['_HEALTHSTATE']._serialized_start=1386
-  _globals['_HEALTHSTATE']._serialized_end=1482
+  _globals['_ERASEREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_ERASEREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_HEALTHSTATE']._serialized_start=1489
+  _globals['_HEALTHSTATE']._serialized_end=1585
   _globals['_CHECKSTALEREQUEST']._serialized_start=119
   _globals['_CHECKSTALEREQUEST']._serialized_end=155
   _globals['_CHECKSTALERESPONSE']._serialized_start=157
@@ -48,20 +50,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLEANUPREQUEST']._serialized_end=400
   _globals['_CLEANUPRESPONSE']._serialized_start=402
   _globals['_CLEANUPRESPONSE']._serialized_end=449
-  _globals['_ERASEREQUEST']._serialized_start=451
-  _globals['_ERASEREQUEST']._serialized_end=496
-  _globals['_ERASERESPONSE']._serialized_start=498
-  _globals['_ERASERESPONSE']._serialized_end=612
-  _globals['_CHECKHEALTHREQUEST']._serialized_start=614
-  _globals['_CHECKHEALTHREQUEST']._serialized_end=634
-  _globals['_CHECKHEALTHRESPONSE']._serialized_start=637
-  _globals['_CHECKHEALTHRESPONSE']._serialized_end=1026
-  _globals['_LISTTASKSREQUEST']._serialized_start=1028
-  _globals['_LISTTASKSREQUEST']._serialized_end=1046
-  _globals['_LISTTASKSRESPONSE']._serialized_start=1048
-  _globals['_LISTTASKSRESPONSE']._serialized_end=1101
-  _globals['_TASK']._serialized_start=1104
-  _globals['_TASK']._serialized_end=1384
-  _globals['_MAINTENANCESERVICE']._serialized_start=1485
-  _globals['_MAINTENANCESERVICE']._serialized_end=1958
+  _globals['_ERASEREQUEST']._serialized_start=452
+  _globals['_ERASEREQUEST']._serialized_end=599
+  _globals['_ERASEREQUEST_LABELSENTRY']._serialized_start=554
+  _globals['_ERASEREQUEST_LABELSENTRY']._serialized_end=599
+  _globals['_ERASERESPONSE']._serialized_start=601
+  _globals['_ERASERESPONSE']._serialized_end=715
+  _globals['_CHECKHEALTHREQUEST']._serialized_start=717
+  _globals['_CHECKHEALTHREQUEST']._serialized_end=737
+  _globals['_CHECKHEALTHRESPONSE']._serialized_start=740
+  _globals['_CHECKHEALTHRESPONSE']._serialized_end=1129
+  _globals['_LISTTASKSREQUEST']._serialized_start=1131
+  _globals['_LISTTASKSREQUEST']._serialized_end=1149
+  _globals['_LISTTASKSRESPONSE']._serialized_start=1151
+  _globals['_LISTTASKSRESPONSE']._serialized_end=1204
+  _globals['_TASK']._serialized_start=1207
+  _globals['_TASK']._serialized_end=1487
+  _globals['_MAINTENANCESERVICE']._serialized_start=1588
+  _globals['_MAINTENANCESERVICE']._serialized_end=2061
 # @@protoc_insertion_point(module_scope)

@@ -187,6 +187,15 @@ export declare type EraseRequest = Message<"jobstate.v1.EraseRequest"> & {
    * @generated from field: string source_id = 2;
    */
   sourceId: string;
+
+  /**
+   * The jobs that have all of these labels, each with exactly this value, as in ListRequest. At most 8. A group is one of
+   * these jobs; its members have labels of their own. Jobs that were deleted before are looked for in the whole log,
+   * which takes about half a minute for each ten million events.
+   *
+   * @generated from field: map<string, string> labels = 3;
+   */
+  labels: { [key: string]: string };
 };
 
 /**
@@ -223,8 +232,8 @@ export declare type EraseResponse = Message<"jobstate.v1.EraseResponse"> & {
   requestIds: bigint;
 
   /**
-   * How many jobs of the source were left as they are, because they are not final or are still needed by jobs that are
-   * not. Repeat the call when they have ended. Always 0 for an id.
+   * How many jobs of the source, or with the labels, were left as they are, because they are not final or are still
+   * needed by jobs that are not. Repeat the call when they have ended. Always 0 for an id.
    *
    * @generated from field: int64 unfinished = 4;
    */
@@ -582,8 +591,9 @@ export declare const MaintenanceService: GenService<{
     output: typeof CleanupResponseSchema;
   },
   /**
-   * Erase deletes one final job, or all final jobs of a source, and every text that came with them: metadata, results,
-   * errors, messages, reasons, workers, lanes, unique keys, source_id, and the request ids of their calls.
+   * Erase deletes one final job, or all final jobs of a source or with some labels, and every text that came with them:
+   * metadata, results, errors, messages, reasons, workers, lanes, unique keys, source_id, labels, and the request ids of
+   * their calls.
    *
    * From COMPLETED, PERMANENTLY_FAILED and CANCELLED; the job is gone, with its attempts, and `.deleted` is appended.
    * Of its events in the log, type, time, order, states, job id and job type remain: see Event.erased. Cursors stay
@@ -595,8 +605,8 @@ export declare const MaintenanceService: GenService<{
    * Works in small slices that do not delay other calls. Safe to repeat: what is erased stays so, and an interrupted
    * call has erased part of it, so repeat that one. What a call could not erase yet is counted as `unfinished`.
    *
-   * Errors: INVALID_ARGUMENT (INVALID_FIELD) unless exactly one of id and source_id is given, or when it cannot be
-   * one; FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED) when the job named by id is not final, or is still needed (then
+   * Errors: INVALID_ARGUMENT (INVALID_FIELD) unless exactly one of id, source_id and labels is given, or when it cannot
+   * be one; FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED) when the job named by id is not final, or is still needed (then
    * with `why` = "kept"). Nothing was erased then. UNAVAILABLE (STORE_UNAVAILABLE) also when a program such as a backup
    * has been reading an old state of a SQLite store for a minute: what was asked for is deleted, but its bytes may
    * still be in the file until the call is repeated.

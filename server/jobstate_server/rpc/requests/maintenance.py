@@ -23,12 +23,14 @@ def cleanup_age(request: pb.CleanupRequest) -> int | None:
 def forgotten(request: pb.EraseRequest) -> Forgotten:
     """Whose texts to erase. Raises InvalidField."""
     problems = Problems()
-    if request.id and request.source_id:
-        problems.add("source_id", "must not be given with id; erase one after the other")
-    elif not request.id and not request.source_id:
-        problems.add("id", "must be given, or source_id")
+    given = [name for name in ("id", "source_id", "labels") if getattr(request, name)]
+    if not given:
+        problems.add("id", "must be given, or source_id, or labels")
+    for name in given[1:]:
+        problems.add(name, f"must not be given with {given[0]}; erase one after the other")
     if request.id:
         problems.job_id("id", request.id)
     problems.source_id("source_id", request.source_id)
+    problems.labels("labels", request.labels)
     problems.refuse()
-    return Forgotten(request.id, request.source_id)
+    return Forgotten(request.id, request.source_id, tuple(sorted(request.labels.items())))

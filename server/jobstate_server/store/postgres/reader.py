@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
+from peewee import SQL, NodeList, Value, fn
+
 from jobstate_server.domain.filters import JobFilter, Order, Position
 from jobstate_server.domain.waiting import Priority
+from jobstate_server.store.models import EventRow
 from jobstate_server.store.postgres.connection import Postgres, is_connection_lost, raise_store_error
 from jobstate_server.store.postgres.statements import HAS_READY, WHOLE_JOBS
 from jobstate_server.store.reading.reader import SqlReader
@@ -46,6 +49,9 @@ class PostgresReader(SqlReader):
     def matching_jobs(self, wanted: JobFilter, after: Position | None, limit: int) -> Any:
         self._postgres.ensure_connected()
         return super().matching_jobs(wanted, after, limit)
+
+    def _place_in_payload(self, part: bytes) -> Any:
+        return fn.POSITION(NodeList((Value(part), SQL("IN"), EventRow.payload)))
 
     def _execute(self, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         if not self._postgres.in_transaction():

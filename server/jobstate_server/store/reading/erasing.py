@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from jobstate_server.domain.filters import Position
-from jobstate_server.store.erasing import JobPlace, RequestPage, UsedRequest
-from jobstate_server.store.models import JobRow, RequestRow
+from collections.abc import Sequence
+from typing import Any
+
+from peewee import fn
+
+from jobstate_server.store.erasing import EVENTS_SEARCHED_MAX, RequestPage, UsedRequest
+from jobstate_server.store.models import EventRow, RequestRow
 from jobstate_server.store.reading.connection import ReadConnection
-from jobstate_server.store.reading.expressions import beyond
+from jobstate_server.store.reading.events import fitting_rows
+from jobstate_server.store.records import StoredEvent
+from jobstate_server.store.rows import EVENT_COLUMNS
 
 _REQUEST_FIELDS = [getattr(RequestRow, name) for name in UsedRequest._fields]
 
@@ -14,13 +20,22 @@ _REQUEST_FIELDS = [getattr(RequestRow, name) for name in UsedRequest._fields]
 class ErasureReads(ReadConnection):
     """Reads what is about jobs to erase."""
 
-    def jobs_of(self, source_id: str, after: Position | None, limit: int) -> list[JobPlace]:
-        query = JobRow.select(JobRow.id, JobRow.create_time, JobRow.create_sequence)
-        query = query.where(JobRow.source_id == source_id)
-        if after is not None:
-            query = query.where(beyond(JobRow.create_time, JobRow.create_sequence, after, newest_first=False))
-        rows = self._rows(query.order_by(JobRow.create_time, JobRow.create_sequence).limit(limit))
-        return [JobPlace(job_id, Position(time, key)) for job_id, time, key in rows]
+    def search_events(
+        self, after: int, parts: Sequence[bytes], limit: int, bytes_max: int
+    ) -> tuple[list[StoredEvent], int]:
+        through = after + EVENTS_SEARCHED_MAX
+        query = EventRow.select(*[getattr(EventRow, name) for name in EVENT_COLUMNS])
+        query = query.where(EventRow.sequence > after, EventRow.sequence <= through)
+        for part in parts:
+            query = query.where(self._place_in_payload(part) > 0)
+        rows = self._rows(query.order_by(EventRow.sequence).limit(limit))
+        events = list(map(StoredEvent._make, rows[: fitting_rows(rows, bytes_max)]))
+        is_cut = len(events) < len(rows) or len(rows) == limit
+        return events, events[-1].sequence if is_cut else through
+
+    def _place_in_payload(self, part: bytes) -> Any:
+        """Where these bytes begin in the payload of an event. 0 if it does not have them."""
+        return fn.INSTR(EventRow.payload, part)
 
     def requests_from(self, time: int, limit: int) -> RequestPage:
         times = RequestRow.select(RequestRow.time).where(RequestRow.time >= time).order_by(RequestRow.time)

@@ -56,7 +56,7 @@ class EventReads(ReadConnection):
         (head, horizon, _, end_job, end_time, _, horizon_check, end), rows = self._page(
             _end_query(bound), _events_query(after, bound, wanted, limit)
         )
-        fitting = _fitting(rows, bytes_max)
+        fitting = fitting_rows(rows, bytes_max)
         events = list(map(StoredEvent._make, rows[:fitting]))
         is_cut = fitting < len(rows) or len(rows) == limit
         if is_cut:
@@ -102,7 +102,7 @@ class EventReads(ReadConnection):
         return count, through, removed
 
 
-def _fitting(rows: Sequence[tuple[Any, ...]], bytes_max: int) -> int:
+def fitting_rows(rows: Sequence[tuple[Any, ...]], bytes_max: int) -> int:
     """How many of these events fit into ``bytes_max`` of payload: at least one if there is one."""
     sizes = [len(row[-1]) for row in rows]
     return len(rows) if sum(sizes) <= bytes_max else max(1, bisect(list(accumulate(sizes)), bytes_max))
