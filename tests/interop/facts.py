@@ -121,7 +121,7 @@ class Facts:
             names = dict.fromkeys(events.split(", "))
             assert [*told, ", ".join(names)] == story_transcript(server.address, created)
 
-    def test_a_watcher_misses_nothing_through_twenty_restarts_under_load(
+    def test_a_watcher_misses_nothing_through_restarts_under_load(
         self, server: InteropServer, programs: Programs
     ) -> None:
         told, logged = watch_through_restarts(server, [*programs.probe, "watch", server.address])

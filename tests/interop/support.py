@@ -35,7 +35,7 @@ PATIENCE_S = 60.0
 END_OF_WATCH = "end-of-watch"
 """The job whose cancellation ends a probe that watches."""
 
-RESTARTS = 20
+RESTARTS = 8
 """How often the server goes away under a watcher: half of them told beforehand (SIGTERM), half not (SIGKILL)."""
 
 LOAD_PAUSE_S = 0.002

@@ -20,7 +20,7 @@ from .recording import Recorder, ending_of, state_name
 from .validators import broken
 from .watchers import Habits, request_of
 
-EVENTS = 20_000
+EVENTS = 10_000
 WATCHERS = 500
 CALLS = 64
 GRACE_S = 5.0

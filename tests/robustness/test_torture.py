@@ -12,8 +12,8 @@ from .database import VICTIMS
 from .nemesis import TIMELY
 from .torture import Scene, Tally, judge, torment
 
-KILLS = 10
-DURATION_S = 15.0
+KILLS = 6
+DURATION_S = 8.0
 
 WORKED = (
     "jobs handed out",
