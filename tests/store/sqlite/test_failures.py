@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import peewee
@@ -19,6 +21,7 @@ from jobstate_server.store.sqlite.store import SqliteStore
 
 from ...support.reads import reads
 from ..support import UNBOUNDED, a_job, an_event, contents, keep, keep_events, page_of, stored_events
+from .support import opened_at
 
 
 def large(number: int) -> Changes:
@@ -63,6 +66,57 @@ def test_a_store_works_again_once_the_disk_has_room(store: SqliteStore) -> None:
 
     assert keep(store, large(2)) == 5
     assert [event.sequence for event in stored_events(store)] == list(range(1, 9))
+
+
+@contextmanager
+def files_limited_to(size: int) -> Iterator[None]:
+    """No file may grow beyond this size."""
+    unlimited, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, hard))
+
+
+def half_checkpoint(store: SqliteStore) -> bytes:
+    """Copy a part of the WAL into the file, and stop where the disk is full. Returns the file as it was before."""
+    for number in range(4):
+        keep(store, large(number))
+    store._database.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    # In the WAL there is room: it is used from the beginning again.
+    keep(store, large(4))
+    before = store.path.read_bytes()
+    with files_limited_to(len(before)), pytest.raises(peewee.OperationalError):
+        store._database.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    assert store.path.read_bytes() != before
+    return before
+
+
+def test_a_checkpoint_that_a_full_disk_has_ended_harms_nothing(path: Path) -> None:
+    with opened_at(path) as store:
+        half_checkpoint(store)
+        with files_limited_to(path.stat().st_size):
+            keep_events(store, an_event("small"))
+            with pytest.raises(peewee.OperationalError):
+                store._database.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            keep_events(store, an_event("small"))
+        keep(store, large(5))
+        before = contents(store)
+
+    assert not list(path.parent.glob("*.aside*"))
+    with opened_at(path) as store:
+        assert contents(store) == before
+        assert len(stored_events(store)) == 6 * 4 + 2
+
+
+def test_a_file_that_is_overwritten_after_such_a_checkpoint_is_noticed(store: SqliteStore) -> None:
+    before = half_checkpoint(store)
+    keep_events(store, an_event("small"))
+    store.path.write_bytes(before)
+
+    with pytest.raises(OutcomeUnknown, match="overwritten by another program"):
+        keep_events(store, an_event("small"))
 
 
 def failing(error: str, code: int) -> peewee.DatabaseError:

@@ -17,16 +17,15 @@ from peewee import SqliteDatabase
 
 from jobstate_server.store.erasing import CLEAR_FROM_END, Clearing
 from jobstate_server.store.errors import StoreError
-from jobstate_server.store.sqlite.file import FRAME_HEADER, WAL_HEADER, StoreFile, WalState
+from jobstate_server.store.sqlite.file import StoreFile
 from jobstate_server.store.sqlite.unused_space import NotUnderstood, Pages
+from jobstate_server.store.sqlite.wal import WalState, frames
 
 _READ_BYTES = 1024 * 1024
 """How much of the file is read at once."""
 
 _TRUNCATE_WAIT_MS = 50
 """How long the WAL is waited for, with all calls behind it. New readers do not use it once all of it is in the file."""
-
-_NUMBER = struct.Struct(">I")
 
 
 class FileClearing:
@@ -38,7 +37,7 @@ class FileClearing:
         self._database = database
         self._busy_ms = busy_ms
         self._checkpoint_at = checkpoint_at
-        self._seen = WalState(b"", 0, 0)
+        self._seen = WalState(b"", 0, 0, 0)
         """The WAL at the step before."""
         self._written: set[int] = set()
         """Pages to look at once more."""
@@ -83,9 +82,8 @@ class FileClearing:
             begin = 0
         else:
             return False
-        size = FRAME_HEADER + self._file.page_size
-        for frame in range(begin, state.frames):
-            self._written.update(_NUMBER.unpack(self._file.read_wal(WAL_HEADER + frame * size, _NUMBER.size)))
+        written = frames(self._file.read_wal, self._file.page_size, state.frames, begin)
+        self._written.update(frame.page for frame in written)
         return True
 
     def _clear(self, page: int, limit: int) -> int:

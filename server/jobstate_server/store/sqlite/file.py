@@ -13,38 +13,21 @@ import logging
 import mmap
 import os
 import stat
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from jobstate_server.store.errors import CannotOpen, StoreUnreachable
 from jobstate_server.store.sqlite.path_checks import refuse_orphaned_wal, refuse_other_names, resolved, size_of
+from jobstate_server.store.sqlite.wal import FRAME_HEADER, INDEX_BYTES, WAL_HEADER, WalState, frames, wal_state
 
 log = logging.getLogger(__name__)
 
 _MODE = 0o600
 """The mode of a new file. SQLite gives ``-wal`` and ``-shm`` the same mode."""
 
-WAL_HEADER = 32
-FRAME_HEADER = 24
 _FRAME_SALTS = 8
-
-# The header of SQLite's index of the WAL, in ``-shm`` (https://sqlite.org/walformat.html).
-_INDEX = struct.Struct("=16xI12x8s56xI")
-
-
-class WalState(NamedTuple):
-    """The state of the WAL."""
-
-    salts: bytes
-    """Random values that change whenever SQLite restarts the WAL."""
-    copied: int
-    """Frames that are already copied into the file."""
-    frames: int
-
 
 _CHECKPOINT_IS_NEAR = 0.75
 
@@ -168,11 +151,11 @@ class StoreFile:
         self._head_page = head_page
         self._lock_wal_of_sqlite()
         self._shm_descriptor = os.open(self._shm, os.O_RDONLY | os.O_CLOEXEC)
-        self._index = mmap.mmap(self._shm_descriptor, _INDEX.size, prot=mmap.PROT_READ)
+        self._index = mmap.mmap(self._shm_descriptor, INDEX_BYTES, prot=mmap.PROT_READ)
         assert self._wal_descriptor is not None
         self._wal_identity = _identity(os.fstat(self._wal_descriptor))
         self._shm_identity = _identity(os.fstat(self._shm_descriptor))
-        self._wal_state = _wal_state(self._index)
+        self._wal_state = wal_state(self._index)
         found = os.fstat(self._descriptor)
         self._remember(found)
         if found.st_mode & 0o077:
@@ -192,7 +175,7 @@ class StoreFile:
     def wal_state(self) -> WalState:
         """The state of the WAL now."""
         assert self._index is not None
-        return _wal_state(self._index)
+        return wal_state(self._index)
 
     def read_wal(self, offset: int, size: int) -> bytes:
         """Bytes of the WAL."""
@@ -268,7 +251,7 @@ class StoreFile:
         """Check that the newest frame of the WAL at the last check is still there."""
         assert self._index is not None
         assert self._wal_descriptor is not None
-        state = _wal_state(self._index)
+        state = wal_state(self._index)
         if not state.frames:
             return
         frame_size = FRAME_HEADER + self.page_size
@@ -306,20 +289,35 @@ class StoreFile:
         if self._was_checkpointed():
             self._remember(file)
         elif file.st_mtime_ns != self._written or file.st_size != self._file_size:
-            if file.st_size != self._file_size or self._read_head_page() != self._head_bytes:
+            is_changed = file.st_size != self._file_size or self._read_head_page() != self._head_bytes
+            if is_changed and not self._is_half_checkpointed(file):
                 self._damage = f"{self._name} was overwritten by another program"
                 raise FileLost(self._damage)
-            self._written = file.st_mtime_ns
+            self._remember(file)
+
+    def _is_half_checkpointed(self, file: os.stat_result) -> bool:
+        """Whether a checkpoint that did not end, because the disk was full for example, can have changed the file so.
+
+        It has copied some pages of the WAL, the one with the head among the first. All of them are still in the WAL.
+        """
+        state = self._wal_state
+        if state.attempted <= state.copied:
+            return False
+        head, size, is_of_wal = self._read_head_page(), self._file_size, False
+        for frame in frames(self.read_wal, self.page_size, state.frames):
+            size = max(size, frame.size)
+            is_of_wal = is_of_wal or (frame.page == self._head_page and frame.read() == head)
+        return is_of_wal and file.st_size <= size
 
     def _was_checkpointed(self) -> bool:
         """Whether a checkpoint, of any process, has written to the file since the last check."""
         assert self._index is not None
-        salts, copied, frames = self._wal_state
-        self._wal_state = _wal_state(self._index)
-        if self._wal_state.salts != salts:
+        seen = self._wal_state
+        self._wal_state = wal_state(self._index)
+        if self._wal_state.salts != seen.salts:
             # SQLite restarts the WAL only when all of it is in the file.
-            return copied < frames or self._wal_state.copied > 0
-        return self._wal_state.copied > copied
+            return seen.copied < seen.frames or self._wal_state.copied > 0
+        return self._wal_state.copied > seen.copied
 
     def is_intact(self) -> bool:
         """Whether the file at its path is ours and unchanged, whatever happened to ``-wal`` and ``-shm``.
@@ -377,11 +375,6 @@ class StoreFile:
         for descriptor in (self._shm_descriptor, self._wal_descriptor, self._descriptor):
             if descriptor is not None:
                 os.close(descriptor)
-
-
-def _wal_state(index: mmap.mmap) -> WalState:
-    frames, salts, copied = _INDEX.unpack_from(index)
-    return WalState(salts, copied, frames)
 
 
 def _missing(error: OSError) -> FileLost:
