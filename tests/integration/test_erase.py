@@ -372,28 +372,7 @@ async def test_another_replica_hands_out_nothing_of_it() -> None:
         assert [event.type for event in await watch.events(3)] == [DELETED] * 3
 
 
-# Interrupted, repeated, twice at once.
-
-
-@pytest.mark.parametrize("after", ["_forget_requests", "_erase_events", "_clear"])
-async def test_a_repeat_of_an_interrupted_erase_does_the_rest(
-    path: Path, clock: WatchedClock, monkeypatch: pytest.MonkeyPatch, after: str
-) -> None:
-    async def interrupted(*_: Any) -> None:
-        raise RuntimeError("the process was killed here")
-
-    async with serving(path, clock) as running:
-        await tell_everything(running, "one", SECRET)
-        with monkeypatch.context() as patched:
-            patched.setattr(erasing._Run, after, interrupted)
-            await refused(erase(running, source_id=SECRET))
-    async with serving(path, clock) as running:
-        assert holds(path, BYTES) or after == "_clear"
-
-        await erase(running, source_id=SECRET)
-
-        assert holds(path, BYTES, b"Zoe-") == []
-        assert check_file(path).problems == []
+# Twice at once, and beside others.
 
 
 async def test_of_two_at_once_one_is_refused_and_two_after_each_other_are_done(running: Running) -> None:
