@@ -14,7 +14,9 @@ import pytest
 from jobstate.v1 import dispatch_service_pb2 as dispatch_pb
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain.reads import Reads
 
+from ..store.postgres.support import opened_at
 from ..support.calls import acquire, complete, create, history, micros, release, span, start, until_waiting
 from ..support.postgres import postgres_server
 from ..support.server import Running, serving_url
@@ -36,6 +38,24 @@ def url() -> str:
 async def replicas(url: str, count: int) -> AsyncIterator[list[Running]]:
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(serving_url(url, job_types=TYPES)) for _ in range(count)]
+
+
+LIMITED: dict[str, dict[str, Any]] = {
+    "one": {"concurrency": 1},
+    "slow": {"rate": "20/s", "burst": 1},
+    "one-of-a-lane": {"lane_concurrency": 1},
+}
+
+
+@pytest.mark.parametrize("job_type", LIMITED)
+async def test_a_job_that_another_transaction_has_locked_takes_no_place_of_a_limit(url: str, job_type: str) -> None:
+    async with serving_url(url, job_types=LIMITED) as running:
+        for job_id in ("locked", "free", "later"):
+            await create(running, job_id, job_type, lane="lane")
+        with opened_at(url) as store, store.transaction() as transaction:
+            transaction.load(Reads(job_ids={"locked"}))
+
+            assert [job.id for job in await acquire(running, job_type)] == ["free"]
 
 
 def is_claim(event: event_pb2.Event) -> bool:

@@ -63,7 +63,7 @@ class LimitedPick:
         seen: dict[str, None] = {}
         taken: list[Job] = []
         for _ in range(PICKS_MAX):
-            chosen = self._choose(limit + len(seen) - len(taken))
+            chosen = self._choose(limit, seen.keys() - {job.id for job in taken})
             new = [job_id for job_id in chosen if job_id not in seen and job_id not in known]
             if not new:
                 break
@@ -73,11 +73,15 @@ class LimitedPick:
                 break
         return ReadyFound(taken, len(taken) == len(seen))
 
-    def _choose(self, limit: int) -> Iterable[str]:
-        """The ids of the jobs that will be handed out."""
+    def _choose(self, limit: int, locked: Collection[str]) -> Iterable[str]:
+        """The ids of the jobs that will be handed out.
+
+        Args:
+            locked: jobs that others have locked. What a limit allows is for those behind them.
+        """
         freed = self._freed()
-        enough = Enough(limit, limit + len(self._ends), {(job.job_type, job.lane) for job in self._ends})
-        ranges = self._ranges(freed, enough, limit)
+        enough = self._enough(limit)
+        ranges = self._ranges(freed, limit, len(locked))
         unsure = self._unsure(freed)
         ready = ReadyJobs(self._job_types, freed)
         for name in self._turns:
@@ -85,7 +89,7 @@ class LimitedPick:
                 ready.know(self._states[name])
         lane_of: dict[str, tuple[str, str]] = {}
         for found in self._transaction.ready_places(ranges):
-            if self._wanted.is_first or _is_open(self._batch, found):
+            if found.job_id not in locked and (self._wanted.is_first or _is_open(self._batch, found)):
                 ready.add_place(*found)
                 lane_of[found.job_id] = found.job_type, found.lane
         ids: dict[str, None] = {}
@@ -93,6 +97,9 @@ class LimitedPick:
             places = ready.places_in_order(together, lambda _place: True, self._batch.now)
             ids.update((place.job_id, None) for place in enough.of(places, lambda place: lane_of[place.job_id]))
         return ids
+
+    def _enough(self, limit: int) -> Enough:
+        return Enough(limit, limit + len(self._ends), {(job.job_type, job.lane) for job in self._ends})
 
     def _asked_together(self, unsure: Collection[str]) -> Iterable[list[str]]:
         """The types whose jobs are put in one order.
@@ -141,23 +148,24 @@ class LimitedPick:
                 move.counts = move.counts.plus(given_up)
         return moves
 
-    def _ranges(self, freed: LaneMoves, enough: Enough, limit: int) -> list[LaneRange]:
-        """Where to look for jobs."""
+    def _ranges(self, freed: LaneMoves, limit: int, locked: int) -> list[LaneRange]:
+        """Where to look for jobs, of which so many are locked."""
+        enough = self._enough(limit + locked)
         gone = {} if self._wanted.is_first else _gone(self._batch)
         ranges: list[LaneRange] = []
         for name in self._turns:
             state = self._states.get(name)
             if state is None:
                 step = self._job_types.policy(name).priority_step
-                ranges.append(LaneRange(name, "", step, limit, holds_jobs=False))
+                ranges.append(LaneRange(name, "", step, limit + locked, holds_jobs=False))
                 continue
             if not self._wanted.is_first:
                 now = self._batch.now
                 state = moved(state, freed.of_type(name), freed.limits(name), gone.get(name, {}), now)
-            ranges += self._ranges_of(state, freed, enough)
+            ranges += self._ranges_of(state, freed, enough, locked)
         return ranges
 
-    def _ranges_of(self, state: TypeState, freed: LaneMoves, enough: Enough) -> list[LaneRange]:
+    def _ranges_of(self, state: TypeState, freed: LaneMoves, enough: Enough, locked: int) -> list[LaneRange]:
         """Where to look for jobs of a type that has limits or lanes."""
         name, now = state.job_type, self._batch.now
         limits, move = freed.limits(name), freed.of_type(name)
@@ -165,8 +173,11 @@ class LimitedPick:
         if room <= 0 or state.paused or limits.type_opens(state) > now:
             return []
         freed_in = {lane: -limits.under_way(each.counts) for lane, each in move.lanes.items()}
-        turns = islice(turns_of(state, freed_in, limits, now), min(room, INT64_MAX))
+        turns = islice(turns_of(state, freed_in, limits, now), min(room + locked, INT64_MAX))
         counts = Counter(enough.of(turns, lambda lane: (name, lane)))
+        for lane in counts:
+            # Any of them may be the first of this lane, which has as many turns all the same.
+            counts[lane] += locked
         for job_type, lane in self._in_batch:
             if job_type == name and (lane in counts or lane in state.lanes):
                 counts[lane] = counts.get(lane, 0) + self._in_batch[job_type, lane]
