@@ -28,6 +28,7 @@ from jobstate_server.engine.erasing import erased, to_erase
 from jobstate_server.engine.outcomes import DeletedOutcome
 from jobstate_server.engine.pace import Pace, pause
 from jobstate_server.engine.readers import Readers
+from jobstate_server.maintenance.run_locks import telling_of_a_part
 from jobstate_server.maintenance.slices import TASK_SHARE, Slices
 from jobstate_server.maintenance.task import JOB_IDS_RETURNED_MAX
 from jobstate_server.store.base import Store, Transaction
@@ -146,12 +147,19 @@ class Erase:
         log.info("erasing", extra=about)
         outcome = "interrupted"
         try:
-            await _Run(self._committer, self._readers, self._clock, self._forget, done).erase(wanted, caller)
+            with telling_of_a_part():
+                await _Run(self._committer, self._readers, self._clock, self._forget, done).erase(wanted, caller)
             outcome = "done"
+        except _KeptFromEnding as kept:
+            raise StoreUnavailable(str(kept), RETRY_DELAY_S) from kept
         finally:
             counts = {"jobs": done.jobs, "events": done.events, "request_ids": done.request_ids}
             log.info("erased", extra={**about, **counts, "unfinished": done.unfinished, "outcome": outcome})
         return done
+
+
+class _KeptFromEnding(Exception):
+    """Another server or program has kept a run from ending. The message says how."""
 
 
 class _Run:
@@ -225,7 +233,7 @@ class _Run:
                 return left
             # Another replica has locked them.
             await pause(self._clock, TRY_AGAIN)
-        raise StoreUnavailable("other servers have the jobs in hand; a part may be erased", RETRY_DELAY_S)
+        raise _KeptFromEnding("other servers have the jobs in hand; a part may be erased")
 
     async def _pages(self, wanted: EventFilter) -> AsyncIterator[list[StoredEvent]]:
         """The events that are wanted and not erased, up to the head of now."""
@@ -286,10 +294,9 @@ class _Run:
             cleared, spent = await self._committer.run_apart(_clearing(page, limit))
             page, tries = cleared.page, tries + 1 if cleared.is_blocked else 0
             if tries >= BLOCKED_TRIES_MAX:
-                raise StoreUnavailable(
+                raise _KeptFromEnding(
                     "the jobs are erased, but their bytes may still be in the file: a program, such as a backup, has"
-                    " been reading an old state of the store for a minute",
-                    RETRY_DELAY_S,
+                    " been reading an old state of the store for a minute"
                 )
             rest = TRY_AGAIN if tries else pace.after(limit, spent, self._committer.backlog)
             if rest:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
-from jobstate_server.domain.errors import Overloaded
+from jobstate_server.domain.errors import Overloaded, StoreUnavailable
 
 RETRY_DELAY_S = 1.0
 """How long a refused caller is asked to wait. Most runs are over by then."""
+
+
+@contextmanager
+def telling_of_a_part() -> Iterator[None]:
+    """What the engine says of one transaction, that nothing was changed, is not true of a run of many."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        message = "the store cannot be used at the moment; a part may be done: repeat the call"
+        raise StoreUnavailable(message, error.retry_delay_s or RETRY_DELAY_S) from error
 
 
 class RunLocks:

@@ -7,7 +7,7 @@ from jobstate_server.domain.job import JobState
 from jobstate_server.maintenance.erase import Erase
 from jobstate_server.maintenance.recurring import RecurringJobs, RecurringState
 from jobstate_server.maintenance.registry import Tasks
-from jobstate_server.maintenance.run_locks import RunLocks
+from jobstate_server.maintenance.run_locks import RunLocks, telling_of_a_part
 from jobstate_server.maintenance.schedule import Schedule, TaskState
 from jobstate_server.maintenance.sweep import Run
 from jobstate_server.rpc.call import Call
@@ -29,18 +29,21 @@ class MaintenanceService:
 
     async def CheckStale(self, request: pb.CheckStaleRequest, _call: Call) -> bytes:
         async with self._run_locks.take(self._tasks.check_stale.name):
-            report = await self._tasks.check_stale.run_once(Run(dry_run=request.dry_run))
+            with telling_of_a_part():
+                report = await self._tasks.check_stale.run_once(Run(dry_run=request.dry_run))
         return pb.CheckStaleResponse(job_ids=report.job_ids, count=report.count).SerializeToString()
 
     async def RetryFailed(self, request: pb.RetryFailedRequest, _call: Call) -> bytes:
         async with self._run_locks.take(self._tasks.retry_failed.name):
-            report = await self._tasks.retry_failed.run_once(Run(dry_run=request.dry_run))
+            with telling_of_a_part():
+                report = await self._tasks.retry_failed.run_once(Run(dry_run=request.dry_run))
         return pb.RetryFailedResponse(job_ids=report.job_ids, count=report.count).SerializeToString()
 
     async def Cleanup(self, request: pb.CleanupRequest, _call: Call) -> bytes:
         older_than = cleanup_age(request)
         async with self._run_locks.take(self._tasks.cleanup.name):
-            report = await self._tasks.cleanup.run_once(Run(dry_run=request.dry_run), older_than=older_than)
+            with telling_of_a_part():
+                report = await self._tasks.cleanup.run_once(Run(dry_run=request.dry_run), older_than=older_than)
         return pb.CleanupResponse(jobs=report.count, events=report.events).SerializeToString()
 
     async def Erase(self, request: pb.EraseRequest, call: Call) -> bytes:
