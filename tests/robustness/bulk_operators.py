@@ -35,7 +35,21 @@ REQUESTS: dict[str, Any] = {
 }
 
 
-class Recreator(Client):
+class Finder(Client):
+    """A client that looks for jobs by what they have."""
+
+    async def find(self, **wanted: Any) -> Sequence[job_pb2.Job]:
+        """The jobs of the first page; none if there is no answer."""
+        try:
+            return (await self._at.jobs.List(pb.ListRequest(**wanted), timeout=BULK_TIMEOUT_S)).jobs
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in MET:
+                raise
+            self._move()
+            return []
+
+
+class Recreator(Finder):
     """Recreates one job after the other, at times twice at once under one request id."""
 
     recreated = 0
@@ -45,14 +59,23 @@ class Recreator(Client):
         """Go on until the run stops."""
         while not self._shared.stopping.is_set():
             await pause(self._rng.uniform(0.0, 0.15))
-            if self._shared.job_ids:
-                await self._one(self._rng.choice(self._shared.job_ids))
+            job = await self._any() if self._rng.random() < 0.3 else await self._ended()
+            if job is not None:
+                await self._one(job.id)
+
+    async def _any(self) -> job_pb2.Job | None:
+        """Any job, of which one in ten is not to be recreated, or not yet. Whole batches are recreated by another."""
+        job = await self._get(self._rng.choice(self._shared.job_ids or ["nobody"]))
+        if job is None or BATCHED in job.labels:
+            return None
+        return job if job.state in FINAL or self._rng.random() < 0.1 else None
+
+    async def _ended(self) -> job_pb2.Job | None:
+        """One of the jobs that have ended lately."""
+        found = await self.find(labels={"kind": SINGLE}, states=FINAL, page_size=20)
+        return self._rng.choice(found) if found else None
 
     async def _one(self, job_id: str) -> None:
-        job = await self._get(job_id)
-        # Whole batches are recreated by another. Of the others one in ten is not to be recreated, or not yet.
-        if job is None or BATCHED in job.labels or not (job.state in FINAL or self._rng.random() < 0.1):
-            return
         request = pb.RecreateRequest(id=job_id)
         if self._rng.random() < 0.7:
             request.request_id = f"request-{self._shared.mark()}"
@@ -67,7 +90,7 @@ class Recreator(Client):
         return await self._make(call, request)
 
 
-class OfMany(Client):
+class OfMany(Finder):
     """A client that changes many jobs."""
 
     async def ask_for_many(self, bulk: Bulk, request: Any) -> None:
@@ -98,6 +121,8 @@ class BulkOperator(OfMany):
     async def run(self) -> None:
         """Go on until the run stops."""
         doings = [self._whole_batch, self._whole_batch, self._some, self._some, self._look]
+        await pause(1.0)
+        await self._whole_batch()
         while not self._shared.stopping.is_set():
             await self._rng.choice(doings)()
             await pause(self._rng.uniform(0.0, 0.4))
@@ -116,14 +141,8 @@ class BulkOperator(OfMany):
 
     async def _meet(self, labels: Mapping[str, str]) -> None:
         """Let the others know what was made."""
-        try:
-            found = await self._at.jobs.List(pb.ListRequest(labels=labels, page_size=100), timeout=BULK_TIMEOUT_S)
-        except grpc.aio.AioRpcError as error:
-            if error.code() not in MET:
-                raise
-            self._move()
-        else:
-            self._shared.meet(job.id for job in found.jobs if job.recreated_from)
+        found = await self.find(labels=labels, page_size=100)
+        self._shared.meet(job.id for job in found if job.recreated_from)
 
     async def _some(self) -> None:
         """Change a few jobs that something else has in common."""

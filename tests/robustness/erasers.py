@@ -20,10 +20,10 @@ from .recording import ending_of
 ERASE_TIMEOUT_S = 10.0
 """A run reads the whole store."""
 
-LOOKED_AT = 10
-"""Jobs of which the first that has ended is erased."""
+LOOKED_AT = 50
+"""Jobs of which one is erased."""
 
-TIMES = 4
+TIMES = 2
 """How often a source is erased while it has unfinished jobs."""
 
 STRAGGLERS_S = 13.0
@@ -50,20 +50,23 @@ class Eraser(OfMany):
         """Go on until the run stops."""
         while not self._shared.stopping.is_set():
             await self._shared.present.wait()
-            await (self._erase_one if self._rng.random() < 0.6 else self._erase_source)()
+            await (self._erase_one if self._rng.random() < 0.7 else self._erase_source)()
             await pause(self._rng.uniform(0.0, 0.4))
 
     async def _erase_one(self) -> None:
-        """Erase any job that has ended, and now and then one that has not, or that was deleted."""
-        old = [at for at in self._shared.created if self._shared.created[at] + self._stragglers_s < Shared.now()]
-        for job_id in self._rng.sample(old, min(len(old), LOOKED_AT)):
-            job = await self._get(job_id)
-            has_ended = job is not None and job.state in FINAL
-            if self._shared.in_flight[job_id] or not (has_ended or self._rng.random() < 0.1):
-                continue
-            self._shared.forgotten.add(job_id)
-            await self._erase(Erasing(job_id=job_id))
-            return
+        """Erase one of the jobs that have ended lately, and now and then any other, which may be refused."""
+        before = Shared.now() - self._stragglers_s
+        old = {job_id for job_id, created in self._shared.created.items() if created < before}
+        order = self._rng.choice([pb.LIST_ORDER_CREATE_TIME_DESC, pb.LIST_ORDER_CREATE_TIME_ASC])
+        some = [job.id for job in await self.find(states=FINAL, order=order, page_size=LOOKED_AT)]
+        if self._rng.random() < 0.1:
+            some = self._rng.sample(sorted(old), min(len(old), LOOKED_AT))
+        for job_id in self._rng.sample(some, len(some)):
+            is_safe = job_id in old and not self._shared.in_flight[job_id]
+            if is_safe and job_id not in self._shared.forgotten:
+                self._shared.forgotten.add(job_id)
+                await self._erase(Erasing(job_id=job_id))
+                return
 
     async def _erase_source(self) -> None:
         """End all jobs of a source to which no more are added, and erase them."""
@@ -111,6 +114,7 @@ class Eraser(OfMany):
                 break
             await pause(self._rng.uniform(0.02, 0.1))
         erasing.returned = Shared.now()
+        self.counts["erasures answered"] += erasing.outcome == ANSWERED
         self.counts["jobs erased"] += erasing.jobs
 
     async def _try(self, erasing: Erasing, request: mpb.EraseRequest) -> None:

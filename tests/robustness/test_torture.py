@@ -27,10 +27,13 @@ WORKED = (
     "pauses",
     "graphs and groups",
     "groups grown",
+    "jobs recreated by themselves",
+    "RecreateMany done",
+    "erasures answered",
     "answers lost in silence",
     "answers lost with the connection",
 )
-"""What workers and their proxy do in every round."""
+"""What workers, operators and the proxy do in every round."""
 
 UNDER_WAY = ("poisoned updates answered", "calls repeated long after", *WORKED)
 
