@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 from jobstate_server.domain.commands import Acquire, Request
 from jobstate_server.domain.errors import Draining
 from jobstate_server.domain.job import Job
+from jobstate_server.domain.job_types import JobTypes
+from jobstate_server.engine.batch import Batch
+from jobstate_server.engine.dispatcher import Dispatcher, Turn
 from jobstate_server.engine.outcomes import Outcome
 from jobstate_server.engine.parked_acquires import ParkedAcquires, WaitingAcquire
 
@@ -146,3 +150,35 @@ def test_what_calls_want_is_counted_by_their_types_up_to_the_limit(loop: asyncio
     assert sorted(parked.job_types) == ["a", "b"]
     assert len(parked.withdraw_all(Draining(1.0))) == 3
     assert (len(parked), parked.job_types, parked.wanted(50)) == (0, [], {})
+
+
+class _Decided:
+    """A batch that notes what becomes of its commands."""
+
+    def __init__(self) -> None:
+        self.noted: list[str] = []
+
+    def decide_one(self, _command: Acquire) -> Outcome:
+        self.noted.append("decided")
+        return NOTHING
+
+    def pass_over(self) -> None:
+        self.noted.append("passed over")
+
+
+def test_a_call_whose_time_was_up_before_its_transaction_is_repeated_is_handed_nothing(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    parked = ParkedAcquires()
+    dispatcher = Dispatcher(JobTypes(), parked, is_shared=True)
+    call, batch = a_call(loop, "a"), _Decided()
+    dispatcher.begin([call])
+    turn = Turn()
+    dispatcher._decide_acquire(call.command, cast(Batch, batch), turn)
+    assert parked.withdraw(call, NOTHING)
+    call.finish(NOTHING)
+    dispatcher.rolled_back(turn)
+
+    dispatcher._decide_acquire(call.command, cast(Batch, batch), Turn())
+
+    assert batch.noted == ["decided", "passed over"]

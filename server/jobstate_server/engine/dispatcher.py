@@ -269,8 +269,12 @@ class Dispatcher:
         batch.decide(*commands[begin:])
 
     def _decide_acquire(self, command: Acquire, batch: Batch, turn: Turn) -> None:
-        verdict = batch.decide_one(command)
         call = self._calls.get(id(command))
+        if call is not None and call.future.done():
+            # A transaction that was not kept had parked it, and its time was up before this one.
+            batch.pass_over()
+            return
+        verdict = batch.decide_one(command)
         if call is not None and not self._is_served(batch, call, verdict) and self._parked.park(call):
             turn.parked.append(call)
 
