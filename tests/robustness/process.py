@@ -28,6 +28,7 @@ STORE_IS_GONE = (
     "the store cannot be read",
     "the store cannot be used",
     "the store has not answered",
+    "stopping although the store does not answer",
 )
 """What a server logs as an error when PostgreSQL is taken away from it."""
 
