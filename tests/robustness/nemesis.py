@@ -51,6 +51,8 @@ TIMELY = (
 MET = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
+    # Some calls to a server that is killed end so.
+    grpc.StatusCode.CANCELLED,
     # The task is running by its schedule.
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }

@@ -73,7 +73,7 @@ DISTURBANCES = (
 
 @pytest.mark.timeout(400)
 async def test_every_promise_holds_through_kills_stops_freezes_compactions_and_clock_moves(tmp_path: Path) -> None:
-    history, counts = await torment(Scene.of_one(tmp_path), secrets.token_hex(4), DURATION_S, KILLS)
+    history, counts = await torment(Scene.of_one(tmp_path), secrets.token_hex(4), DURATION_S, KILLS, UNDER_WAY)
     verdicts, told = judge(history, tmp_path)
     tally = Tally()
     tally.add(history, verdicts, counts)
@@ -90,7 +90,7 @@ async def test_every_promise_holds_through_kills_stops_freezes_compactions_and_c
 async def test_every_promise_holds_for_replicas_while_they_and_postgresql_fall(tmp_path: Path) -> None:
     with own_server() as postgres:
         scene = Scene.of_replicas(tmp_path, postgres, REPLICAS)
-        history, counts = await torment(scene, "every disturbance once", REPLICAS_DURATION_S)
+        history, counts = await torment(scene, "every disturbance once", REPLICAS_DURATION_S, meets=UNDER_WAY)
     verdicts, told = judge(history, tmp_path)
     tally = Tally()
     tally.add(history, verdicts, counts)

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,9 @@ from .replicas import ReplicaNemesis
 from .server_process import RELEASES_MAX, policies
 from .validators import Verdict, validate
 from .world import is_group
+
+MEETS_S = 60.0
+"""How long a round goes on at most for what its clients are to meet."""
 
 SETTLES_S = 0.5
 """After the last fault: what it broke is mended."""
@@ -163,8 +166,14 @@ class Scene:
             await server.stop()
 
 
-async def torment(scene: Scene, seed: str, duration_s: float, kills_min: int = 0) -> tuple[History, Counter[str]]:
-    """One round."""
+async def torment(
+    scene: Scene, seed: str, duration_s: float, kills_min: int = 0, meets: Collection[str] = ()
+) -> tuple[History, Counter[str]]:
+    """One round.
+
+    Args:
+        meets: what the clients meet in it, even if it takes a busy machine longer.
+    """
     rng = random.Random(seed)
     recorder = Recorder()
     history = History(seed=seed, positions=recorder.positions, memory_growth_max_kib=MEMORY_GROWTH_MAX_KIB)
@@ -179,6 +188,7 @@ async def torment(scene: Scene, seed: str, duration_s: float, kills_min: int = 0
             nemesis = await scene.nemesis(shared, rng)
             async with abused(shared.addresses, seed) as attacks:
                 await nemesis.run(Shared.now() + duration_s, kills_min)
+                await _until_met(company, meets)
                 history.calm = await calm(history.store)
             # Only now the clients, whose repeats need a server, are called home.
             company.call_home()
@@ -193,6 +203,13 @@ async def torment(scene: Scene, seed: str, duration_s: float, kills_min: int = 0
     met = Counter({NAMED.get(name, name): count for name, count in nemesis.counts.items()})
     met["server starts"] = sum(server.starts for server in scene.servers)
     return history, met + company.met() + attacks
+
+
+async def _until_met(company: Company, names: Collection[str]) -> None:
+    """Let the clients go on until they have met all of this, or are past hope."""
+    until = Shared.now() + MEETS_S
+    while not all(map(company.met().__getitem__, names)) and Shared.now() < until:
+        await pause(0.2)
 
 
 async def calm(store: str) -> tuple[float, float]:
