@@ -195,7 +195,8 @@ class Order:
     def _may_be_missed(self, place: Place, entry: LogEntry, acquiring: Acquiring | None) -> bool:
         if not self._is_shared or acquiring is None:
             return False
-        return self._in_hand.may_be_missed(place.entry, place.ready_time, entry, acquiring)
+        is_missed = self._in_hand.may_be_missed(place.entry, place.ready_time, entry, acquiring)
+        return is_missed or self._in_hand.may_be_lost(place.entry, entry, acquiring)
 
 
 def in_turn(world: World) -> Iterator[str]:

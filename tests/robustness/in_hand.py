@@ -46,6 +46,22 @@ class InHand:
         following = next(e for e in [*self._world.by_job[made_ready.event.job_id], entry] if _is_after(e, made_ready))
         return following.actor == "server" and following.event.type == "CANCELLED"
 
+    def may_be_lost(self, made_ready: LogEntry, entry: LogEntry, acquiring: Acquiring) -> bool:
+        """Whether a call whose answer nobody got may have had a job in hand at a hand-out, and never kept it."""
+        until = self._world.known_by[entry.event.sequence]
+        windows = self._lost_acquires.get(made_ready.event.job_type, ())
+        return any(began <= until and ended >= acquiring.invoked for began, ended in windows)
+
+    @cached_property
+    def _lost_acquires(self) -> dict[str, list[tuple[float, float]]]:
+        """When each type was asked for by a call whose answer nobody got: its server was frozen or killed."""
+        found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for acquiring in self._world.history.acquires:
+            if acquiring.outcome == UNKNOWN:
+                for job_type in acquiring.job_types:
+                    found[job_type].append((acquiring.invoked, acquiring.returned + IN_HAND_S))
+        return found
+
     @cached_property
     def _calls(self) -> dict[str, list[tuple[float, float]]]:
         """When calls that name a job may have had its row in hand."""
