@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from jobstate_server.clock import Clock
@@ -88,38 +88,22 @@ class BulkRuns:
             Overloaded, RequestIdReused
         """
         with self._place():
-            until = asyncio.get_running_loop().time() + self.call_s
-            answer = BulkAnswer(await self._begin(change, size, connection))
-            slices = _Slices(change, self._readers)
-            while not _is_over(change, answer.progress):
-                async with self._turn:
-                    await self._change_some(change, slices, answer)
-                if self._draining or asyncio.get_running_loop().time() >= until:
-                    break
-        answer.more = not _is_over(change, answer.progress)
-        answer.limit_reached = answer.progress.done >= change.limit
-        return answer
+            return await self._work(change, self._begin(change, size, connection), self._change_some)
 
     async def count(self, change: BulkChange) -> BulkAnswer:
         """Count for a while what a bulk run would do."""
         with self._place():
-            until = asyncio.get_running_loop().time() + self.call_s
-            answer = BulkAnswer(BulkProgress(await self._newest()))
-            slices = _Slices(change, self._readers)
-            while not _is_over(change, answer.progress):
-                some, is_last = await slices.after(answer.progress, PAGE_JOBS_MAX)
-                reasons = [change.would_skip(job) for job in some]
-                changed = [job.id for job, reason in zip(some, reasons, strict=True) if reason is None]
-                changed = changed[: change.limit - answer.progress.done]
-                skipped = Counter(int(reason) for reason in reasons if reason is not None)
-                answer.add_ids(changed)
-                counted = answer.progress.plus(len(changed), skipped)
-                after = some[-1].position if some else counted.after
-                answer.progress = BulkProgress(
-                    counted.through, after, counted.matched, counted.done, counted.skipped, is_last
-                )
-                if self._draining or asyncio.get_running_loop().time() >= until:
-                    break
+            return await self._work(change, self._beginning(), self._count_some)
+
+    async def _work(self, change: BulkChange, begin: Awaitable[BulkProgress], step: Step) -> BulkAnswer:
+        """Take steps from where ``begin`` says, for as long as a call works."""
+        until = asyncio.get_running_loop().time() + self.call_s
+        answer = BulkAnswer(await begin)
+        slices = _Slices(change, self._readers)
+        while not _is_over(change, answer.progress):
+            await step(change, slices, answer)
+            if self._draining or asyncio.get_running_loop().time() >= until:
+                break
         answer.more = not _is_over(change, answer.progress)
         answer.limit_reached = answer.progress.done >= change.limit
         return answer
@@ -137,6 +121,10 @@ class BulkRuns:
     async def _newest(self) -> int:
         return (await self._readers.run(lambda reader: reader.log_state(), is_short=True)).head
 
+    async def _beginning(self) -> BulkProgress:
+        """Where a dry run begins."""
+        return BulkProgress(await self._newest())
+
     async def _begin(self, change: BulkChange, size: int, connection: str) -> BulkProgress:
         """Begin the run, or learn how far it has come."""
         assert change.request is not None
@@ -146,8 +134,24 @@ class BulkRuns:
         assert outcome.progress is not None
         return outcome.progress
 
+    async def _count_some(self, change: BulkChange, slices: _Slices, answer: BulkAnswer) -> None:
+        """Count the jobs of the next page."""
+        some, is_last = await slices.after(answer.progress, PAGE_JOBS_MAX)
+        reasons = [change.would_skip(job) for job in some]
+        changed = [job.id for job, reason in zip(some, reasons, strict=True) if reason is None]
+        changed = changed[: change.limit - answer.progress.done]
+        skipped = Counter(int(reason) for reason in reasons if reason is not None)
+        answer.add_ids(changed)
+        counted = answer.progress.plus(len(changed), skipped)
+        after = some[-1].position if some else counted.after
+        answer.progress = replace(counted, after=after, is_over=is_last)
+
     async def _change_some(self, change: BulkChange, slices: _Slices, answer: BulkAnswer) -> None:
-        """Change the jobs of the next slice, then leave the others their part."""
+        """Change the jobs of the next slice, then leave the others their part. Calls take turns at it."""
+        async with self._turn:
+            await self._change_slice(change, slices, answer)
+
+    async def _change_slice(self, change: BulkChange, slices: _Slices, answer: BulkAnswer) -> None:
         assert change.request is not None
         before = answer.progress
         some, is_last = await slices.after(before, min(self._pace.rows, change.limit - before.done))
@@ -203,6 +207,10 @@ class _Slices:
             # Keys grow with the time of creation, so all that follow a job that is too new are too new.
             self._is_last = after is None or len(self._page) < len(found)
         self._after = progress.after
+
+
+Step = Callable[[BulkChange, _Slices, BulkAnswer], Awaitable[None]]
+"""What a call does again and again: it changes, or counts, the next jobs."""
 
 
 def _matching(reader: Reader, *, wanted: JobFilter, after: Position | None) -> tuple[list[MatchedJob], Position | None]:

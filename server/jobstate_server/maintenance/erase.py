@@ -12,9 +12,11 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from jobstate_server.clock import Clock
+from jobstate_server.domain.bulk import MatchedJob
 from jobstate_server.domain.caller import Caller
 from jobstate_server.domain.durations import MILLISECOND, SECOND
 from jobstate_server.domain.erasing import EraseFinished
@@ -31,8 +33,8 @@ from jobstate_server.engine.readers import Readers
 from jobstate_server.maintenance.run_locks import telling_of_a_part
 from jobstate_server.maintenance.slices import TASK_SHARE, Slices
 from jobstate_server.maintenance.task import JOB_IDS_RETURNED_MAX
-from jobstate_server.store.base import Store, Transaction
-from jobstate_server.store.erasing import CLEAR_FROM_END, Clearing, ErasedEvent, ErasedLane
+from jobstate_server.store.base import Reader, Store, Transaction
+from jobstate_server.store.erasing import CLEAR_FROM_END, Clearing, ErasedEvent, ErasedLane, RequestPage
 from jobstate_server.store.records import StoredEvent
 
 log = logging.getLogger(__name__)
@@ -202,9 +204,7 @@ class _Run:
         after: Position | None = None
         while True:
             limit = slices.rows
-            jobs, after = await self._readers.run(
-                lambda reader, after=after, limit=limit: reader.matching_jobs(wanted, after, limit)  # type: ignore[misc]
-            )
+            jobs, after = await self._readers.run(partial(_matching, wanted=wanted, after=after, limit=limit))
             # Where few of many jobs have all of the labels, a page may be empty.
             if jobs:
                 for job in await self._delete([job.id for job in jobs], caller, slices):
@@ -228,7 +228,7 @@ class _Run:
             missing = [job_id for job_id in waiting if job_id not in found]
             if not missing:
                 return left
-            waiting = list(await self._readers.run(lambda reader, ids=missing: reader.jobs(ids)))  # type: ignore[misc]
+            waiting = list(await self._readers.run(partial(_stored, job_ids=missing)))
             if not waiting:
                 return left
             # Another replica has locked them.
@@ -240,9 +240,7 @@ class _Run:
         state = await self._readers.run(lambda reader: reader.log_state())
         after = state.horizon
         while after < state.head:
-            page, after = await self._readers.run(
-                lambda reader, after=after: to_erase(reader, after, wanted)  # type: ignore[misc]
-            )
+            page, after = await self._readers.run(partial(to_erase, after=after, wanted=wanted))
             if page:
                 yield page
 
@@ -256,9 +254,7 @@ class _Run:
         ids, self._ids = self._ids, set()
         since: int | None = 0 if ids else None
         while since is not None:
-            page = await self._readers.run(
-                lambda reader, since=since: reader.requests_from(since, REQUESTS_AT_ONCE)  # type: ignore[misc]
-            )
+            page = await self._readers.run(partial(_requests, since=since))
             found = [
                 (request, job_id) for request in page.requests for job_id in request.job_ids.split(" ") if job_id in ids
             ]
@@ -279,10 +275,14 @@ class _Run:
         """Write these rows. Returns how many were changed."""
         slices = Slices(self._committer, self._clock, ROWS_AT_ONCE)
         begun = changed = 0
+
+        def write_some(store: Transaction, limit: int) -> int:
+            return write(store, rows[begun : begun + limit])
+
         while begun < len(rows):
-            some = rows[begun : begun + slices.rows]
-            changed += await slices.run(lambda store, _limit, some=some: write(store, some))  # type: ignore[misc]
-            begun += len(some)
+            limit = slices.rows
+            changed += await slices.run(write_some)
+            begun += limit
         return changed
 
     async def _clear(self) -> None:
@@ -301,6 +301,20 @@ class _Run:
             rest = TRY_AGAIN if tries else pace.after(limit, spent, self._committer.backlog)
             if rest:
                 await pause(self._clock, rest)
+
+
+def _matching(
+    reader: Reader, *, wanted: JobFilter, after: Position | None, limit: int
+) -> tuple[list[MatchedJob], Position | None]:
+    return reader.matching_jobs(wanted, after, limit)
+
+
+def _stored(reader: Reader, *, job_ids: Sequence[str]) -> Collection[str]:
+    return reader.jobs(job_ids)
+
+
+def _requests(reader: Reader, *, since: int) -> RequestPage:
+    return reader.requests_from(since, REQUESTS_AT_ONCE)
 
 
 def _clearing(page: int, limit: int) -> Callable[[Store], tuple[Clearing, int]]:
