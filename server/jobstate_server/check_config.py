@@ -59,11 +59,9 @@ def _lines(settings: Settings) -> Iterator[str]:
 
 def _next_instants(entry: RecurringSettings) -> Iterator[str]:
     """Comments that say when the next jobs would be created, in the time zone of the entry and in UTC."""
-    instants, zone, instant = (
-        Instants(entry.schedule, entry.time_zone),
-        ZoneInfo(entry.time_zone),
-        time.time_ns() // 1_000,
-    )
+    instants = Instants(entry.schedule, entry.time_zone)
+    zone = ZoneInfo(entry.time_zone)
+    instant = time.time_ns() // 1_000
     for _ in range(INSTANTS_SHOWN):
         instant = instants.next_after(instant)
         moment = datetime.fromtimestamp(instant // SECOND, UTC)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any
@@ -10,10 +9,10 @@ from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
-from jobstate_server.config.values import name_of
+from jobstate_server.config.values import is_name, name_of
 from jobstate_server.domain import limits
 from jobstate_server.domain.errors import InvalidField
-from jobstate_server.domain.labels import to_text
+from jobstate_server.domain.labels import is_key, to_text
 from jobstate_server.domain.texts import quoted
 from jobstate_server.domain.waiting import Priority
 from jobstate_server.maintenance.crontab import Crontab
@@ -26,12 +25,9 @@ RECURRING_MAX = 1_000
 SCHEDULE_BYTES_MAX = 512
 """Bytes of a schedule: room for every minute, hour, day and month by its number. ListTasks returns all at once."""
 
-_LABEL_KEY = re.compile(limits.LABEL_KEY_PATTERN)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
-
 
 def _name(value: str) -> str:
-    if _NAME.fullmatch(value) is None:
+    if not is_name(value):
         raise ValueError(f"{quoted(value)} is not a name (1 to 64 letters, digits or . _ : -)")
     return value
 
@@ -78,7 +74,7 @@ def _labels(value: Mapping[str, str]) -> Mapping[str, str]:
     if len(value) > limits.LABELS_MAX:
         raise ValueError(f"has {len(value)} labels, at most {limits.LABELS_MAX} are allowed")
     for key, text in value.items():
-        if _LABEL_KEY.fullmatch(key) is None:
+        if not is_key(key):
             raise ValueError(f"the key {quoted(key)} is not 1 to 64 letters, digits or . _ : / -")
         if len(text.encode()) > limits.LABEL_BYTES_MAX or "\0" in text:
             raise ValueError(f"{quoted(key)} must have at most {limits.LABEL_BYTES_MAX} bytes and no NUL")

@@ -19,6 +19,7 @@ from jobstate_server.config.values import (
     Whole,
     at_least,
     at_most,
+    is_name,
     name_of,
     per_time,
     span,
@@ -32,7 +33,6 @@ from jobstate_server.maintenance.job_health import HealthLimits
 from jobstate_server.maintenance.recurring_entry import RecurringEntry
 from jobstate_server.maintenance.registry import MaintenanceLimits, Schedules
 
-_JOB_TYPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]|[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
 _PATH_WITHOUT_SECRETS = re.compile(r"(?:[a-z][a-z0-9+]*:/*)?[\w./ -]*")
 
@@ -232,7 +232,7 @@ class Settings(BaseModel):
         default, found, problems = shipped[DEFAULT_JOB_TYPE], [], []
         # The default first: the others begin as it is.
         for name in [DEFAULT_JOB_TYPE, *sorted({*shipped, *self.job_types} - {DEFAULT_JOB_TYPE})]:
-            if _JOB_TYPE_NAME.fullmatch(name) is None:
+            if not is_name(name):
                 rule = "is not a name for a job type (1 to 64 letters, digits or . _ : -)"
                 problems.append(f"job_types: {quoted(name)} {rule}")
                 continue

@@ -15,10 +15,16 @@ from jobstate_server.domain.rates import PerTime
 from jobstate_server.domain.texts import quoted
 
 _UNITS = {"ms": MILLISECOND, "s": SECOND, "m": MINUTE, "min": MINUTE, "h": HOUR, "d": DAY, None: SECOND}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _SPAN = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|m|h|d)?")
 
 SPAN_MAX = 3_650 * DAY
 """Ten years. A longer span is a mistake in the unit, and with this one sums of times stay far within 64 bits."""
+
+
+def is_name(value: str) -> bool:
+    """Whether this can name a job type or a recurring entry: 1 to 64 letters, digits or . _ : -"""
+    return _NAME.fullmatch(value) is not None
 
 
 def span(value: object) -> int:

@@ -15,6 +15,7 @@ from jobstate.v1 import job_pb2
 from jobstate_server.domain import limits
 from jobstate_server.domain.errors import InvalidField
 from jobstate_server.domain.job import Document
+from jobstate_server.domain.labels import is_key
 from jobstate_server.wire import documents
 from jobstate_server.wire.documents import PROBLEMS_MAX
 from jobstate_server.wire.times import nanos_of
@@ -23,7 +24,6 @@ _ID = re.compile(limits.ID_PATTERN)
 _JOB_TYPES_CACHED = 1_024
 """Names of job types that were checked: there are few."""
 
-_LABEL_KEY = re.compile(limits.LABEL_KEY_PATTERN)
 _LABEL_KEY_RULE = "must be 1 to 64 letters, digits or . _ : / - and begin with a letter or digit"
 _KEY_CUT_AT = 80
 """Characters of a bad key in an error. It may be long, and statuses are sent in headers."""
@@ -159,7 +159,7 @@ class Problems:
         if not self.count(field, len(labels), limits.LABELS_MAX):
             return
         for key, value in sorted(labels.items()):
-            if _LABEL_KEY.fullmatch(key) is None:
+            if not is_key(key):
                 self.add(field, f"the key {key[:_KEY_CUT_AT]!r} {_LABEL_KEY_RULE}")
             else:
                 self.text(f"{field}[{key}]", value, limits.LABEL_BYTES_MAX)
