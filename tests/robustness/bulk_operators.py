@@ -15,7 +15,7 @@ from jobstate.v1 import job_service_pb2 as pb
 
 from ..support.waiting import pause
 from .clients import BATCHED, SINGLE, TENANTS, Client, Shared, Stubs, label_texts, may_be_done
-from .history import ANSWERED, REFUSED, UNKNOWN, Bulk, BulkAnswer, Call
+from .history import ANSWERED, REFUSED, UNKNOWN, Bulk, BulkAnswer, Call, Erasing
 from .nemesis import MET
 from .recording import ending_of, state_name
 
@@ -90,6 +90,13 @@ class Recreator(Finder):
         return await self._make(call, request)
 
 
+def note_failure(made: Bulk | Erasing, error: grpc.aio.AioRpcError) -> None:
+    """Write down that a call has ended so."""
+    ending = ending_of(error)
+    made.outcome = UNKNOWN if may_be_done(ending) else REFUSED
+    made.code, made.reason = ending.code, ending.reason
+
+
 class OfMany(Finder):
     """A client that changes many jobs."""
 
@@ -99,9 +106,7 @@ class OfMany(Finder):
         try:
             answer = await getattr(self._rng.choice(self._stubs).jobs, bulk.rpc)(request, timeout=BULK_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            ending = ending_of(error)
-            bulk.outcome = UNKNOWN if may_be_done(ending) else REFUSED
-            bulk.code, bulk.reason = ending.code, ending.reason
+            note_failure(bulk, error)
             return
         bulk.outcome, bulk.code, bulk.reason = ANSWERED, "OK", ""
         told = answer.progress

@@ -12,10 +12,9 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
 
 from ..support.waiting import pause
-from .bulk_operators import FINAL, TOLD_AGAIN, OfMany
-from .clients import Shared, Stubs, may_be_done
-from .history import ANSWERED, REFUSED, UNKNOWN, Bulk, Erasing
-from .recording import ending_of
+from .bulk_operators import FINAL, TOLD_AGAIN, OfMany, note_failure
+from .clients import Shared, Stubs
+from .history import ANSWERED, REFUSED, Bulk, Erasing
 
 ERASE_TIMEOUT_S = 10.0
 """A run reads the whole store."""
@@ -122,9 +121,7 @@ class Eraser(OfMany):
         try:
             answer = await at.maintenance.Erase(request, timeout=ERASE_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            ending = ending_of(error)
-            erasing.outcome = UNKNOWN if may_be_done(ending) else REFUSED
-            erasing.code, erasing.reason = ending.code, ending.reason
+            note_failure(erasing, error)
             return
         erasing.outcome, erasing.code, erasing.reason = ANSWERED, "OK", ""
         erasing.jobs, erasing.unfinished = erasing.jobs + answer.jobs, answer.unfinished

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import cached_property
 
 from .history import UNKNOWN, Acquiring, Bulk, Erasing, LogEntry
@@ -36,9 +37,7 @@ class InHand:
         is_late = made_ready.time - ready_time > LATE_US
         if known + (SEEN_LATE_S if is_late else 0.0) >= acquiring.invoked:
             return True
-        until = self._world.known_by[entry.event.sequence]
-        windows = self._calls.get(made_ready.event.job_id, ())
-        if any(began <= until and ended >= acquiring.invoked for began, ended in windows):
+        if self._is_beside(self._calls.get(made_ready.event.job_id, ()), entry, acquiring):
             return True
         # A due timer had it in hand: that of another replica than made it ready, or before it expired.
         if made_ready.actor == "server" and known + LOOKED_AT_S >= acquiring.invoked:
@@ -48,8 +47,11 @@ class InHand:
 
     def may_be_lost(self, made_ready: LogEntry, entry: LogEntry, acquiring: Acquiring) -> bool:
         """Whether a call whose answer nobody got may have had a job in hand at a hand-out, and never kept it."""
+        return self._is_beside(self._lost_acquires.get(made_ready.event.job_type, ()), entry, acquiring)
+
+    def _is_beside(self, windows: Sequence[tuple[float, float]], entry: LogEntry, acquiring: Acquiring) -> bool:
+        """Whether one of these calls was under way between an Acquire and its hand-out."""
         until = self._world.known_by[entry.event.sequence]
-        windows = self._lost_acquires.get(made_ready.event.job_type, ())
         return any(began <= until and ended >= acquiring.invoked for began, ended in windows)
 
     @cached_property

@@ -254,6 +254,20 @@ def test_what_somebody_has_in_hand_may_be_missed_by_a_replica(outcome: str) -> N
     assert broken(history, ["in_turn"]) == {}
 
 
+def test_what_a_call_without_an_answer_asked_for_may_be_missed_by_a_replica() -> None:
+    """Its server was frozen with the job in hand, and what it did was never kept."""
+    history = shared()
+    hands_out_what_came_later(history)
+    history.calls.append(Call("Create", "plain", ANSWERED, version=2, returned=20.0, state="QUEUED"))
+    lost = Acquiring("w9", ("kind",), 1, 0.0, "", UNKNOWN, tries=1, invoked=39.0, returned=39.2)
+    history.acquires.append(lost)
+    assert broken(history, ["in_turn"]) == {}
+
+    lost.job_types = ("another",)
+
+    assert list(broken(history, ["in_turn"])) == ["in_turn"]
+
+
 def test_what_another_due_timer_looked_at_may_be_missed_by_a_replica() -> None:
     history = shared()
     hands_out_what_came_later(history)
