@@ -61,11 +61,19 @@ class ServerProcess:
     """One port, one server at a time, on a store of its own or one that it shares."""
 
     def __init__(
-        self, directory: Path, *, small: bool, grace: float = 2.0, url: str = "", name: str = "server"
+        self,
+        directory: Path,
+        *,
+        small: bool,
+        grace: float = 2.0,
+        url: str = "",
+        name: str = "server",
+        recurring: bool = False,
     ) -> None:
         """Make the store, with the archive that the judge reads, unless a ``url`` names one that is there.
 
-        ``name`` tells servers of one directory apart. They share their clock.
+        ``name`` tells servers of one directory apart. They share their clock. ``recurring``: it creates a job each
+        minute.
         """
         self.name = name
         self.store: Path | str = url or directory / "jobs.db"
@@ -83,6 +91,7 @@ class ServerProcess:
         self._clock.write_bytes(OFFSET.pack(0))
         self._small = small
         self._grace = grace
+        self._recurring = recurring
         self._process: asyncio.subprocess.Process | None = None
         if isinstance(self.store, Path):
             SqliteStore(self.store, SystemClock()).close()
@@ -112,6 +121,7 @@ class ServerProcess:
         command += ["--clock", str(self._clock), "--grace", str(self._grace), *(["--small"] if self._small else [])]
         command += ["--configuration", str(self.configuration)]
         command += ["--still"] if still else ["--sabotage", str(self._sabotage)]
+        command += ["--recurring"] if self._recurring and not still else []
         with self.log.open("ab") as errors:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=errors

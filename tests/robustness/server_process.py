@@ -118,7 +118,8 @@ RECURRING_ENTRIES: list[dict[str, Any]] = [
         "metadata": {"delay_us": 0},
     }
 ]
-"""What the servers create by themselves. An instant comes whenever the clock is set forward, and servers start then."""
+"""What the servers of a torture create by themselves. An instant comes whenever the clock is set forward, and servers
+start then."""
 
 LEASE_MIN = 200 * MILLISECOND
 RELEASES_MAX = 6
@@ -156,7 +157,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         "store": options.store,
         "schedules": SHARED_TASKS if is_postgres(options.store) and not options.still else QUIET,
         "job_types": CONFIGURATIONS[options.configuration],
-        "recurring": [] if options.still else RECURRING_ENTRIES,
+        "recurring": RECURRING_ENTRIES if options.recurring else [],
         "event_retention": "1min",
         "restart_grace": "200ms",
         "shutdown_grace": f"{options.grace}s",
@@ -242,6 +243,7 @@ def main() -> None:
     parser.add_argument("--grace", type=float, default=2.0)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--still", action="store_true")
+    parser.add_argument("--recurring", action="store_true")
     parser.add_argument("--sabotage", type=Path)
     writer = logs.configure("text", "info")
     uvloop.run(serve(parser.parse_args(), writer))

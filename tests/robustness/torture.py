@@ -139,14 +139,16 @@ class Scene:
     @staticmethod
     def of_one(directory: Path) -> Scene:
         """One server on a file."""
-        return Scene(directory, [ServerProcess(directory, small=True)])
+        return Scene(directory, [ServerProcess(directory, small=True, recurring=True)])
 
     @staticmethod
     def of_replicas(directory: Path, postgres: PostgresServer, replicas: int) -> Scene:
         """Several servers on a new store in PostgreSQL."""
         database = Database(postgres)
         names = [f"replica-{number}" for number in range(1, replicas + 1)]
-        servers = [ServerProcess(directory, small=True, url=database.url_of(name), name=name) for name in names]
+        servers = [
+            ServerProcess(directory, small=True, url=database.url_of(name), name=name, recurring=True) for name in names
+        ]
         return Scene(directory, servers, database)
 
     async def start(self) -> None:
