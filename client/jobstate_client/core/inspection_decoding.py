@@ -130,9 +130,11 @@ def type_status(response: dispatch_pb.ListLanesResponse) -> TypeStatus:
     return decode(TypeStatus, _TYPE_STATUS, response)
 
 
-def bulk_progress(response: Message) -> BulkProgress:
+def bulk_progress(
+    response: pb.RecreateManyResponse | pb.RetryManyResponse | pb.CancelManyResponse,
+) -> BulkProgress:
     """What a call that changes many jobs has done: their responses have the same fields."""
-    return decode(BulkProgress, _BULK_PROGRESS, response.progress)  # type: ignore[attr-defined]
+    return decode(BulkProgress, _BULK_PROGRESS, response.progress)
 
 
 def task_result(response: Message) -> TaskResult:

@@ -52,7 +52,7 @@ def error_from_rpc(
 
 def _name_argument(error: e.JobStateError, field: str, arguments: Mapping[str, str]) -> None:
     """People know the arguments of the client. What programs read keeps the names of the contract."""
-    first = re.match(r"\w*", field)[0]  # type: ignore[index]
+    first = re.split(r"\W", field, maxsplit=1)[0]
     if first in arguments and error.message.startswith(field):
         error.message = arguments[first] + error.message.removeprefix(first)
         error.args = (error.message,)

@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from jobstate_client.core.documents import cut
 from jobstate_client.core.job_failure import JobFailure
@@ -107,7 +107,7 @@ class CommandRunner:
             self._thread(lambda: self._read(process.stdout, lambda line: self._told(run, line))),
             self._thread(lambda: self._read(process.stderr, lambda line: self._complained(run, errors, line))),
         ]
-        self._thread(lambda: self._end_when_over(process, run, ended))
+        self._thread(self._end_when_over, process, run, ended)
         try:
             return process.wait()
         finally:
@@ -118,8 +118,8 @@ class CommandRunner:
                 reader.join(OUTPUT_WAIT_S)
 
     @staticmethod
-    def _thread(work: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=work, name="jobstate-command", daemon=True)
+    def _thread(work: Callable[..., None], *arguments: Any) -> threading.Thread:
+        thread = threading.Thread(target=work, args=arguments, name="jobstate-command", daemon=True)
         thread.start()
         return thread
 
@@ -166,7 +166,7 @@ class CommandRunner:
         """End the commands that are still running, because this program ends."""
         with self._lock:
             running = dict(self._running)
-        threads = [self._thread(lambda each=each: self._end(*each)) for each in running.items()]  # type: ignore[misc]
+        threads = [self._thread(self._end, *each) for each in running.items()]
         for thread in threads:
             thread.join()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 WAL_HEADER = 32
@@ -54,4 +55,4 @@ def frames(read: Callable[[int, int], bytes], page_size: int, count: int, after:
     for number in range(after, count):
         place = WAL_HEADER + number * (FRAME_HEADER + page_size)
         page, pages = _PAGE_AND_COUNT.unpack(read(place, _PAGE_AND_COUNT.size))
-        yield Frame(page, pages * page_size, lambda place=place: read(place + FRAME_HEADER, page_size))  # type: ignore[misc]
+        yield Frame(page, pages * page_size, partial(read, place + FRAME_HEADER, page_size))
